@@ -22,6 +22,8 @@ use adit_proto::class::Dscp;
 use adit_proto::control::{Mac, Mode, Selector};
 use adit_proto::esp;
 use adit_proto::limits::{IPV6_MTU_MIN, SELECTORS_OF_TABLE_MAX};
+use adit_proto::relay::{HostPort, RoomName};
+use adit_relay::tls::Pin;
 use ipnet::IpNet;
 
 pub use endpoint::Endpoint;
@@ -67,10 +69,32 @@ pub struct Config {
     pub http_names: Vec<String>,
     /// Servers that say where we are seen, for `adit nat`.
     pub stun: Vec<Endpoint>,
+    /// The relay over which peers are met that cannot be reached otherwise.
+    pub relay: Option<Relay>,
     pub runtime_dir: PathBuf,
     /// The data plane is a service of its own, with this name: not a key of the file, but how this process was started.
     pub service: Option<String>,
     pub state_dir: PathBuf,
+}
+
+/// A relay, and how this gateway comes in.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Relay {
+    pub at: HostPort,
+    pub trust: RelayTrust,
+    /// At least one.
+    pub rooms: Vec<RoomName>,
+    /// Without one, the rooms list the key of this gateway.
+    pub token_file: Option<PathBuf>,
+}
+
+/// By what a relay is known.
+#[derive(Clone, Debug, PartialEq)]
+pub enum RelayTrust {
+    /// One of these is the hash of its key.
+    Pins(Vec<Pin>),
+    /// The CAs in this file.
+    Ca(PathBuf),
 }
 
 /// The TAP interface and what the kernel is told about it.

@@ -18,7 +18,7 @@ use adit_proto::control::{Direction, PeerTag, Spi};
 use aws_lc_rs::digest::{SHA256, digest};
 
 use crate::config::ike_section::Proof;
-use crate::config::{Config, Keys, Machine, Problems};
+use crate::config::{Config, Keys, Machine, Problems, RelayTrust};
 use crate::static_key::KeyId;
 use static_key::WantedSa;
 
@@ -214,6 +214,12 @@ fn gateway_files(config: &Config) -> Vec<(&'static str, &Path)> {
         files.extend(own.certificate_file.as_deref().map(|file| ("ike.certificate_file", file)));
     }
     files.extend(config.api.as_ref().map(|api| ("api.token_file", api.token.file.as_path())));
+    if let Some(relay) = &config.relay {
+        files.extend(relay.token_file.as_deref().map(|file| ("relay.token_file", file)));
+        if let RelayTrust::Ca(file) = &relay.trust {
+            files.push(("relay.ca_file", file));
+        }
+    }
     files
 }
 

@@ -38,6 +38,9 @@ fn write(out: &mut String, explanation: &Explanation) -> std::fmt::Result {
     for overlap in &explanation.overlaps {
         writeln!(out, "overlap: {overlap}")?;
     }
+    if let Some(way) = &explanation.way {
+        writeln!(out, "way:     {way}")?;
+    }
     for path in &explanation.paths {
         writeln!(out, "path:    {path}")?;
     }

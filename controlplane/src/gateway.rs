@@ -5,7 +5,7 @@
 //! [`watch`] is the time in between, [`watchdog`] finds one that hangs. What it needs are parts with one job each: [`durable`] keeps on
 //! disk what must outlive a crash of the machine, [`persist`] in the data plane's vault what the next control plane has to know,
 //! [`interface`] the interface in the kernel, [`devices`] what is opened for a data plane that runs, [`repair`] what the data plane
-//! has refused or lost, [`underlay`] hears of the network around, [`requests`] of people, [`restarts`] says when a dead data plane is
+//! has refused or lost, [`underlay`] hears of the network around, [`streams`] of the relay, [`requests`] of people, [`restarts`] says when a dead data plane is
 //! started again, [`renewal`] takes keys and certificates that were renewed on disk, [`peer_log`] what the log says of peers. The API
 //! reads the shared [`View`] beside it.
 
@@ -35,6 +35,7 @@ mod restarts;
 mod runtime_dir;
 mod standing;
 mod start;
+mod streams;
 mod underlay;
 mod watch;
 mod watchdog;
@@ -76,6 +77,7 @@ use repair::Repair;
 use requests::{Requests, stopped};
 use restarts::Restarts;
 use runtime_dir::RuntimeDir;
+use streams::Streams;
 use underlay::Underlay;
 
 /// How often who started us hears that we live, while nothing else is to be done.
@@ -106,6 +108,8 @@ pub struct Gateway {
     /// The configuration leaves the port to the system.
     port_is_chosen: bool,
     underlay: Underlay,
+    /// The ways over the relay.
+    streams: Streams,
     /// The other interfaces.
     around: Around,
     peer_log: PeerLog,
@@ -234,6 +238,7 @@ pub async fn run(desired: Desired, options: Options, raw: RawSockets) -> anyhow:
         key_log,
         peer_log: PeerLog::default(),
         underlay,
+        streams: Streams::default(),
         around: Around::default(),
         port_is_chosen,
         upkeep: Upkeep::default(),

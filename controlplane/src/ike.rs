@@ -24,7 +24,7 @@ use adit_channel::LiveSa;
 use adit_engine::auth::LocalKey;
 use adit_engine::crypto::Secret;
 use adit_engine::ike::{After, BootClock, CommandError, Endpoint, Event, LANES_MAX, Now, Restored, Transmit, Usage};
-use adit_engine::path::{Arrival, Underlay};
+use adit_engine::path::{Arrival, Hop, StreamId, Underlay};
 use adit_proto::control::{Command, Direction, PeerId, PuntHeader, Spi};
 use adit_proto::esp;
 use rustix::time::{ClockId, clock_gettime};
@@ -271,6 +271,11 @@ impl Ike {
     /// A datagram that came to the port on which IKE has no marker.
     pub fn receive_port500(&mut self, came: Arrival, datagram: &[u8]) {
         self.endpoint.handle_message(now(), came, datagram);
+    }
+
+    /// A message that came in a stream, where it has no marker.
+    pub fn receive_in_stream(&mut self, stream: StreamId, message: &[u8]) {
+        self.endpoint.handle_message(now(), Hop::Stream(stream), message);
     }
 
     /// When [`Ike::tick`] is due.

@@ -97,6 +97,17 @@ pub(crate) const CHILD_IDS_MAX: usize = 2 * CHILDREN_OF_PEER_MAX;
 /// SAs missing from the table of a worker that are remembered, beside as many as there are others.
 pub(crate) const MISSED_MIN: usize = 64;
 
+// The relay.
+
+/// Peers at the relay that are remembered; more than a room has.
+pub(crate) const RELAY_SEEN_MAX: usize = 4096;
+/// Streams in which one peer is looked for: of those who say that they are it, the ones that came last.
+pub(crate) const STREAMS_OF_PEER_MAX: usize = 4;
+/// Messages of IKE in a second that one at the relay may have looked at: a handshake has ten.
+pub(crate) const IKE_OF_STREAM_PER_S: u32 = 200;
+/// Trains that are taken from the workers in one go.
+pub(crate) const TRAINS_AT_ONCE_MAX: usize = 64;
+
 // Answers of STUN servers.
 
 /// Datagrams that wait for the loop, and the most bytes of one: more than an answer has.

@@ -29,11 +29,37 @@ pub struct Status {
     /// The gateway's own certificates, that of its key first; none where it has none.
     #[serde(default)]
     pub certificates: Vec<Certificate>,
+    /// `null` where the configuration names none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relay: Option<Relay>,
     pub peers: Vec<Peer>,
     pub workers: Vec<Worker>,
     /// Reasons that occurred at least once, summed over workers and restarts.
     pub drops: Vec<Drop>,
     pub latencies: Vec<Latency>,
+}
+
+/// The relay over which peers are met that cannot be reached otherwise.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Relay {
+    pub url: String,
+    pub rooms: Vec<String>,
+    /// The key by which the relay knows this gateway, for rooms that list keys; `null` while there is no client.
+    pub key: Option<String>,
+    pub registered: bool,
+    /// Since when it is so.
+    pub since_s: u64,
+    /// As which address the relay sees this gateway.
+    pub observed: Option<String>,
+    pub rtt_us: Option<u64>,
+    /// How many others are seen in the rooms.
+    pub peers: usize,
+    /// Why there is no registration, while there is none.
+    pub failure: Option<String>,
+    /// Messages and trains that could not be given to the relay.
+    pub unsent: u64,
+    /// What came from somebody who is not seen, or was more of IKE than one may send.
+    pub refused: u64,
 }
 
 /// A certificate of the gateway's own.
@@ -353,6 +379,9 @@ pub struct Explanation {
     /// Inner networks that another interface of this machine has, too, as in the status; none of other peers.
     #[serde(default)]
     pub overlaps: Vec<String>,
+    /// Whether packets go over the relay, and why; `null` where the configuration names none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub way: Option<String>,
     /// What is to be said of the ways to the peer.
     #[serde(default)]
     pub paths: Vec<String>,

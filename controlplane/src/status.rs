@@ -9,7 +9,7 @@ use std::fmt::Write;
 use adit_engine::auth::own::WARN_BEFORE;
 
 use crate::config::KEY_LOG_WARNING;
-use crate::schema::{Drop, Latency, Peer, Protections, Reload, Status, Traffic, Worker};
+use crate::schema::{Drop, Latency, Peer, Protections, Relay, Reload, Status, Traffic, Worker};
 use crate::view::status::PeerView;
 pub use peer::report as of_peer;
 use text::{about, bit_rate, bytes, duration, fact, grouped, micros, row, table, too_busy, wrapped};
@@ -94,6 +94,19 @@ fn protections(of: &Protections) -> String {
     fact("confined by", &in_force) + &lacking.collect::<String>()
 }
 
+/// The relay, and why it is none where it is none.
+fn relay(relay: &Relay) -> String {
+    let since = duration(relay.since_s);
+    if !relay.registered {
+        let why = relay.failure.as_deref().unwrap_or("it has not answered yet");
+        return fact("relay", &format!("{}: NOT REGISTERED for {since}", relay.url)) + &fact("", why);
+    }
+    let rtt = relay.rtt_us.map_or(String::new(), |rtt| format!(", {:.1} ms away", rtt as f64 / 1000.0));
+    let seen = relay.observed.as_ref().map_or(String::new(), |observed| format!(", seen as {observed}"));
+    fact("relay", &format!("{}, registered for {since}{rtt}{seen}", relay.url))
+        + &fact("", &format!("{} others in {}", relay.peers, relay.rooms.join(", ")))
+}
+
 fn gateway(status: &Status) -> String {
     let mut out = String::new();
     if let Some(dir) = &status.key_log_dir {
@@ -133,6 +146,7 @@ fn gateway(status: &Status) -> String {
     let interface = &status.interface;
     let addresses = interface.addresses.iter().fold(String::new(), |text, address| text + ", " + address);
     out += &fact("interface", &format!("{}, MTU {}, MAC {}{addresses}", interface.name, interface.mtu, interface.mac));
+    out += &status.relay.as_ref().map(relay).unwrap_or_default();
     for certificate in &status.certificates {
         out += &fact("certificate", &format!("{}, {}", certificate.subject, validity(certificate.remaining_s, "renew it")));
     }

@@ -19,6 +19,7 @@ use crate::ike::report::Report;
 use crate::meter::Meter;
 use crate::meter::drops::DropMeter;
 use crate::numbers::{Numbers, Peers, SocketNumbers};
+use crate::schema;
 use crate::survey::Finding;
 
 /// The data plane that is attached.
@@ -88,6 +89,8 @@ pub struct View {
     started: Instant,
     planes: Mutex<Planes>,
     ike: Mutex<Arc<Report>>,
+    /// How it is with the relay.
+    relay: Mutex<Option<schema::Relay>>,
     /// What the data plane has refused of peers.
     missing: Mutex<Arc<HashMap<PeerTag, String>>>,
     /// Inner networks that other interfaces of this machine have, too.
@@ -114,6 +117,7 @@ impl View {
             started: Instant::now(),
             planes: Mutex::new(Planes::default()),
             ike: Mutex::new(Arc::default()),
+            relay: Mutex::default(),
             missing: Mutex::default(),
             overlaps: Mutex::default(),
         }
@@ -173,6 +177,16 @@ impl View {
     /// How IKE did when this was looked at last.
     pub fn ike(&self) -> Arc<Report> {
         lock(&self.ike).clone()
+    }
+
+    /// How it is with the relay, if there is one.
+    pub fn set_relay(&self, relay: Option<schema::Relay>) {
+        *lock(&self.relay) = relay;
+    }
+
+    /// How it was when this was looked at last.
+    pub fn relay(&self) -> Option<schema::Relay> {
+        lock(&self.relay).clone()
     }
 
     /// What the data plane has refused of peers, in words.

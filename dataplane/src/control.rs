@@ -148,12 +148,17 @@ fn selector(command: &Command, state: &mut State, env: &Environment) -> Result<(
 
 /// A path as it is ordered, if this gateway can send that way. Whether trains go there is found out anew.
 fn path_of(hop: &Hop, mtu: u16, mtu_reported: u16, env: &Environment) -> Result<Path, Refusal> {
-    let Hop::Udp(hop) = hop;
-    if hop.socket != 0 || mtu < IPV4_MTU_MIN || mtu_reported < mtu {
+    if mtu < IPV4_MTU_MIN || mtu_reported < mtu {
         return Err(Refusal::BadValue);
     }
-    let kernel_hop = udp::Hop::of(hop, env.udp.mapped).ok_or(Refusal::BadValue)?;
-    let v6 = hop.remote.ip().to_canonical().is_ipv6();
+    let (kernel_hop, v6) = match hop {
+        Hop::Udp(hop) if hop.socket != 0 => return Err(Refusal::BadValue),
+        Hop::Udp(hop) => {
+            let kernel_hop = udp::Hop::of(hop, env.udp.mapped).ok_or(Refusal::BadValue)?;
+            (kernel_hop, hop.remote.ip().to_canonical().is_ipv6())
+        }
+        Hop::Stream(stream) => (udp::Hop::to(udp::Endpoint::of_stream(*stream)), false),
+    };
     let [frame_max, frame_reported] = [mtu, mtu_reported].map(|mtu| esp::frame_len_max(env.mode, mtu, v6) as u16);
     Ok(Path { hop: kernel_hop, frame_max, frame_reported, slot: NO_SLOT, gso_disabled: false })
 }

@@ -112,15 +112,15 @@ impl Echoes {
                 }
             }
             Kind::Reply => {
-                let Some(from) = arrival.from.address() else { return };
+                let Some(via) = arrival.via() else { return };
                 let path = peer.paths.of(&arrival.from, &arrival.to);
                 let rtt_us = u32::try_from(now_ns.saturating_sub(echo.stamp) / 1000).unwrap_or(u32::MAX);
-                let (tag, to) = (peer.tag, arrival.to);
+                let tag = peer.tag;
                 env.port.count(Count::EchoReplies, 1);
                 if let Some(path) = path.and_then(|path| peer.paths.get(path)) {
                     env.port.path_count(path.slot, PathCount::EchoReplies, 1);
                 }
-                env.port.emit(&Event::EchoReply { peer: id, tag, id: echo.id, size: echo.size, rtt_us, path, from, to });
+                env.port.emit(&Event::EchoReply { peer: id, tag, id: echo.id, size: echo.size, rtt_us, path, via });
             }
         }
     }
@@ -142,6 +142,9 @@ impl Echoes {
         let packet = self.packet.get_mut(..esp::sealed_len(len)).ok_or(Drop::TooLong)?;
         sa.esp.seal(&mut self.payload, place, esp::NEXT_HEADER_NONE, packet)?;
         env.port.sa_update(sa.slot, sa.esp.seq_next - 1, sa.esp.packets, sa.bytes);
-        Ok(env.udp.send(hop, 0, packet, packet.len()))
+        match hop.to.stream() {
+            Some(stream) => env.give_to_stream(stream, 0, packet, packet.len()).map(Ok),
+            None => Ok(env.udp.send(hop, 0, packet, packet.len())),
+        }
     }
 }

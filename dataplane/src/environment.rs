@@ -3,10 +3,11 @@
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
-use adit_channel::Port;
+use adit_channel::{Port, PuntError};
 use adit_proto::class::Dscp;
-use adit_proto::control::{Mac, Mode, PeerId, PeerTag};
+use adit_proto::control::{Mac, Mode, PeerId, PeerTag, StreamId, TrainHeader};
 use adit_proto::esp::{self, Header};
+use adit_proto::stats::{Count, Drop};
 
 use crate::forward::HERE;
 use crate::handover::{Handover, MacUpdate};
@@ -44,6 +45,19 @@ impl Environment {
     pub fn other_that_opens(&self, header: &Header) -> Option<usize> {
         let owner = esp::worker_of(header.spi, self.handover.workers());
         (owner != self.id && self.registry.may_open(owner, header.spi)).then_some(owner)
+    }
+
+    /// Gives a train to the control plane, for a stream.
+    pub fn give_to_stream(&mut self, stream: StreamId, class: u8, train: &[u8], segment: usize) -> Result<(), Drop> {
+        let header = TrainHeader { stream, class, segment: u16::try_from(segment).map_err(|_| Drop::TooLong)? };
+        self.port.train_up(header, train).map_err(|why| match why {
+            PuntError::Full => Drop::StreamFull,
+            PuntError::NoMaster => Drop::StreamNoMaster,
+        })?;
+        self.port.count(Count::TrainsUp, 1);
+        self.port.count(Count::TrainsUpPackets, header.packets(train.len()) as u64);
+        self.port.count(Count::TrainsUpBytes, train.len() as u64);
+        Ok(())
     }
 
     /// Tells the other workers on which side a station is. False when one of them has no room for it.

@@ -1,6 +1,6 @@
 //! From peers to the TAP or TUN.
 //!
-//! 1. `receive`: a datagram or a train from the socket, into the arena.
+//! 1. `receive`: a datagram or a train from the socket, into the arena; or a train that came in a stream, from the control plane.
 //! 2. demux: ESP goes on; keepalives end here; IKE and STUN go up to the control plane.
 //! 3. find the SA; what another worker owns goes over its ring, in batches.
 //! 4. `open` in place; join what came in halves (`halves`); take over ECN marks of the outer header; learn where the source address
@@ -34,7 +34,7 @@ use crate::handover::BatchBuilder;
 use crate::handover::batch::{Batch, Direction, RecordHeader, record};
 use crate::hub;
 use crate::io::{Failure, Io, TapWrite, Work};
-use crate::limits::{RECEIVE_BYTES_PER_TURN, RECEIVES_PER_TURN, TAKEOVER_BYTES_PER_TURN};
+use crate::limits::{RECEIVE_BYTES_PER_TURN, RECEIVES_PER_TURN, STREAM_BYTES_PER_TURN, TAKEOVER_BYTES_PER_TURN, TRAINS_PER_TURN};
 use crate::mss;
 use crate::open::{Opened, open};
 use crate::pool::Arena;
@@ -158,6 +158,29 @@ impl Inbound {
             self.datagrams(place, segment, &arrival, state, env, io)?;
         }
         Ok(())
+    }
+
+    /// Trains that came in streams of the control plane, as many as a turn takes. True when there may be more.
+    pub fn take_trains<I: Io>(&mut self, state: &mut State, env: &mut Environment, io: &mut I) -> Result<bool, Failure> {
+        if !env.port.has_trains() {
+            return Ok(false);
+        }
+        let (mut trains, full) = (0, self.arena.filled() + STREAM_BYTES_PER_TURN);
+        while trains < TRAINS_PER_TURN && self.arena.filled() < full {
+            let Some(window) = self.arena.window() else { break };
+            let Some((header, len)) = env.port.next_train(window) else { break };
+            trains += 1;
+            let packets = header.packets(len) as u64;
+            self.work.add(packets);
+            env.port.count(Count::TrainsDown, 1);
+            env.port.count(Count::TrainsDownPackets, packets);
+            env.port.count(Count::TrainsDownBytes, len as u64);
+            let place = self.arena.keep(len);
+            let arrival = Arrival::by_stream(header.stream, header.class);
+            self.datagrams(place, header.segment.into(), &arrival, state, env, io)?;
+        }
+        self.flush(env, io)?;
+        Ok(env.port.has_trains())
     }
 
     /// Ends a batch: every super-frame under construction is written, every batch sent off.
@@ -414,6 +437,8 @@ fn count_resync(resynced: bool, env: &Environment) {
 }
 
 fn punt(kind: Kind, datagram: &[u8], arrival: &Arrival, state: &mut State, env: &mut Environment) {
+    // What comes in a stream is told by the control plane from ESP before it comes here.
+    let Some(from) = arrival.from.address() else { return env.port.drop(Drop::Unclassified, 1) };
     let now_us = state.now_us();
     if let Err(why) = state.punts.admit(kind, datagram, &arrival.from, now_us) {
         env.port.drop(why, 1);
@@ -421,7 +446,6 @@ fn punt(kind: Kind, datagram: &[u8], arrival: &Arrival, state: &mut State, env: 
             return;
         }
     }
-    let Some(from) = arrival.from.address() else { return env.port.drop(Drop::Unclassified, 1) };
     let header = PuntHeader { from, to: arrival.to, class: arrival.class };
     match env.port.punt(&header, datagram) {
         Ok(()) => env.port.count(Count::Punted, 1),

@@ -34,6 +34,10 @@ pub const RECEIVES_PER_TURN: usize = 64;
 pub const RECEIVE_BYTES_PER_TURN: usize = 128 * 1024;
 /// Bytes of datagrams taken from other workers in one turn, beside what the worker's own socket may bring.
 pub const TAKEOVER_BYTES_PER_TURN: usize = 64 * 1024;
+/// Bytes of trains taken in one turn that came in streams of the control plane, beside these two.
+pub const STREAM_BYTES_PER_TURN: usize = 64 * 1024;
+/// And how many trains.
+pub const TRAINS_PER_TURN: usize = 16;
 /// Commands applied in one turn.
 pub const COMMANDS_PER_TURN: usize = 16;
 /// Datagrams of the control plane sent in one turn.

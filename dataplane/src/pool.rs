@@ -9,17 +9,18 @@ use std::ops::Range;
 use crate::echo::ECHO_BYTES;
 use crate::handover::batch::BATCH_BYTES;
 use crate::limits::{
-    FRAME_BUFFER, RECEIVE_BYTES_PER_TURN, RECEIVES_PER_TURN, TAKEOVER_BYTES_PER_TURN, TAKEOVERS_PER_TURN, TRAIN_BYTES_MAX,
+    FRAME_BUFFER, RECEIVE_BYTES_PER_TURN, RECEIVES_PER_TURN, STREAM_BYTES_PER_TURN, TAKEOVER_BYTES_PER_TURN, TAKEOVERS_PER_TURN,
+    TRAIN_BYTES_MAX, TRAINS_PER_TURN,
 };
 use crate::tap::vnet;
 
 /// A receive call is given this much, so that no train is cut off; a hand-off batch of another worker takes as much.
 pub const RECEIVE_WINDOW: usize = BATCH_BYTES;
-/// What other workers gave and what the socket brings have a budget each. The first can be overshot by one train less a byte, and
-/// the last receive call still needs its window. Frames that are joined out of what these two bring take as much again.
-pub const ARENA: usize = TAKEOVER_BYTES_PER_TURN + RECEIVE_BYTES_PER_TURN + 4 * RECEIVE_WINDOW + SLACK;
+/// What other workers gave, what came in streams and what the socket brings have a budget each. The first two can be overshot by one train
+/// less a byte, and the last receive call still needs its window. Frames that are joined out of what these bring take as much again.
+pub const ARENA: usize = TAKEOVER_BYTES_PER_TURN + STREAM_BYTES_PER_TURN + RECEIVE_BYTES_PER_TURN + 5 * RECEIVE_WINDOW + SLACK;
 /// Rounding up to a cache line behind each train.
-const SLACK: usize = 64 * (RECEIVES_PER_TURN + TAKEOVERS_PER_TURN);
+const SLACK: usize = 64 * (RECEIVES_PER_TURN + TAKEOVERS_PER_TURN + TRAINS_PER_TURN);
 
 /// Memory of one worker's pool in bytes: the sum that start-up prints.
 pub const fn pool_bytes() -> usize {

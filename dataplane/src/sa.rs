@@ -320,10 +320,10 @@ impl Tables {
         let Some(peer) = self.peer(id) else { return false };
         let bytes = bytes.saturating_sub(std::mem::take(&mut peer.answered));
         let Some(sighting) = peer.paths.sighting(&arrival.from, &arrival.to, now_s) else { return false };
-        let Some(from) = arrival.from.address() else { return false };
-        let (tag, path, to) = (peer.tag, sighting.path, arrival.to);
+        let Some(via) = arrival.via() else { return false };
+        let (tag, path) = (peer.tag, sighting.path);
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-        let reported = emit(&Event::PathSeen { peer: id, tag, path, from, to, bytes });
+        let reported = emit(&Event::PathSeen { peer: id, tag, path, via, bytes });
         if reported {
             peer.paths.reported(&arrival.from, &arrival.to, now_s, sighting);
         }

@@ -11,7 +11,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsRawFd, RawFd};
 
 use adit_devices::sockets::{get_option, set_option};
-use adit_proto::control::LocalEnd;
+use adit_proto::control::{LocalEnd, StreamId, Via};
 use socket2::{Domain, SockAddr, Socket};
 
 use crate::limits::TRAIN_SEGMENTS_MAX;
@@ -19,12 +19,18 @@ use hop::SourceKind;
 
 pub use hop::{Hop, Source};
 
-/// The other end of datagrams: an address in the form that the kernel takes.
+/// The other end of datagrams: an address in the form that the kernel takes, or a stream, which is none.
 #[derive(Clone, Copy, Default, Eq)]
 pub struct Endpoint {
     raw: [u8; mem::size_of::<libc::sockaddr_in6>()],
+    /// How much of it the kernel takes, or [`STREAM`].
     len: u8,
 }
+
+/// In place of a length: the last eight bytes are the number of a stream. No address is as long.
+const STREAM: u8 = 1;
+/// Where that number begins, behind all that is looked at of an address.
+const STREAM_AT: usize = mem::size_of::<libc::sockaddr_in6>() - 8;
 
 impl PartialEq for Endpoint {
     #[inline]
@@ -35,7 +41,10 @@ impl PartialEq for Endpoint {
 
 impl std::fmt::Debug for Endpoint {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.address().fmt(f)
+        match self.stream() {
+            Some(stream) => stream.fmt(f),
+            None => self.address().fmt(f),
+        }
     }
 }
 
@@ -43,7 +52,23 @@ impl std::fmt::Debug for Endpoint {
 const UNKNOWN: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
 impl Endpoint {
-    /// Whether packets to it are IPv4.
+    /// The far end of a stream.
+    pub fn of_stream(stream: StreamId) -> Endpoint {
+        let mut endpoint = Endpoint { len: STREAM, ..Endpoint::default() };
+        endpoint.raw[STREAM_AT..].copy_from_slice(&stream.0.to_ne_bytes());
+        endpoint
+    }
+
+    /// Which stream it is the far end of, if it is no address.
+    #[inline]
+    pub fn stream(&self) -> Option<StreamId> {
+        if self.len != STREAM {
+            return None;
+        }
+        self.raw.last_chunk().map(|number| StreamId(u64::from_ne_bytes(*number)))
+    }
+
+    /// Whether packets to it are IPv4, or count as that: those in a stream.
     #[inline]
     pub fn is_v4(&self) -> bool {
         // sin6_addr begins at byte 8 of a sockaddr_in6.
@@ -92,8 +117,11 @@ impl Endpoint {
         endpoint
     }
 
-    /// The address as it came from the kernel; `None` for anything but IPv4 and IPv6.
+    /// The address as it came from the kernel; `None` for anything but IPv4 and IPv6, as for a stream.
     pub fn address(&self) -> Option<SocketAddr> {
+        if self.stream().is_some() {
+            return None;
+        }
         // SAFETY: a zeroed sockaddr_storage is valid; 28 bytes of it are overwritten; the kernel or `new` wrote `len` of them.
         let address = unsafe {
             let mut storage: libc::sockaddr_storage = mem::zeroed();
@@ -117,6 +145,21 @@ pub struct Arrival {
     pub to: LocalEnd,
     /// Traffic class: DSCP and ECN.
     pub class: u8,
+}
+
+impl Arrival {
+    /// Of what came in a stream.
+    pub fn by_stream(stream: StreamId, class: u8) -> Arrival {
+        Arrival { from: Endpoint::of_stream(stream), to: LocalEnd { address: UNKNOWN, interface: 0 }, class }
+    }
+
+    /// How the control plane is told of it.
+    pub fn via(&self) -> Option<Via> {
+        match self.from.stream() {
+            Some(stream) => Some(Via::Stream(stream)),
+            None => Some(Via::Udp { from: self.from.address()?, to: self.to }),
+        }
+    }
 }
 
 /// What one receive call brought: a datagram, or a train of datagrams of `segment` bytes (the last may be shorter).
@@ -383,6 +426,19 @@ mod tests {
         assert_eq!(mapped.address(), Some(address), "mapped addresses are shown as IPv4");
         let link_local = "[fe80::1%7]:4500".parse().unwrap();
         assert_eq!(Endpoint::new(link_local, true).address(), Some(link_local), "with its scope");
+    }
+
+    #[test]
+    fn the_end_of_a_stream_is_no_address_and_goes_to_other_workers_as_it_is() {
+        let stream = StreamId(0x01f4_0000_01f4_0011);
+        let end = Endpoint::of_stream(stream);
+        assert_eq!((end.stream(), end.address(), end.is_v4(), end.port()), (Some(stream), None, true, 0));
+        assert_eq!(Endpoint::from_bytes(&end.to_bytes()), end);
+        assert_ne!(Endpoint::of_stream(StreamId(stream.0 + 1)), end);
+        assert_eq!(Arrival::by_stream(stream, 3).via(), Some(Via::Stream(stream)));
+        assert_eq!(Hop::back(end, Arrival::by_stream(stream, 3).to), Hop::to(end));
+        let address = Endpoint::new("192.0.2.1:4500".parse().unwrap(), false);
+        assert_eq!((address.stream(), Endpoint::default().stream()), (None, None));
     }
 
     #[test]

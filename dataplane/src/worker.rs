@@ -1,4 +1,4 @@
-//! The loop of one core: wait → commands → outbound → from other workers → inbound → wait, which submits the TAP's writes.
+//! The loop of one core: wait → commands → outbound → from other workers → from streams → inbound → wait, which submits the TAP's writes.
 //!
 //! A worker owns all it touches on a packet: its TAP queue, its socket, its pool, its SAs, its copy of the forwarding table.
 //! It sleeps only when both directions were empty, the control plane wants nothing and no other worker has given it anything.
@@ -88,10 +88,10 @@ impl Worker {
     }
 
     fn forward(&mut self, io: &mut impl Io, stop: &AtomicBool) -> Result<(), Failure> {
-        let (mut tap_more, mut udp_more, mut commands_more) = (true, true, true);
+        let (mut tap_more, mut udp_more, mut commands_more, mut trains_more) = (true, true, true, true);
         while !stop.load(Ordering::Relaxed) {
             let leaves_more = self.leaving.as_ref().is_some_and(|leaving| leaving.more);
-            let has_more = tap_more || udp_more || commands_more || leaves_more;
+            let has_more = tap_more || udp_more || commands_more || trains_more || leaves_more;
             let busy = has_more || !self.env.handover.may_sleep(self.env.id);
             let wait = if busy { Wait::Look } else { Wait::Sleep(self.outbound.done().and(self.inbound.done())) };
             if !busy {
@@ -127,6 +127,7 @@ impl Worker {
                 self.inbound.clear();
             }
             self.take_over(io)?;
+            trains_more = self.inbound.take_trains(&mut self.state, &mut self.env, io)?;
             if udp_more {
                 udp_more = self.inbound.turn(&mut self.state, &mut self.env, io)?;
             }

@@ -6,7 +6,7 @@ use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;
 
 use adit_dataplane::sa;
-use adit_proto::control::{Command, Event, LocalEnd, PathId, Refusal, UdpHop};
+use adit_proto::control::{Command, Event, LocalEnd, PathId, Refusal, UdpHop, Via};
 use adit_proto::echo::{self, Answer, Echo, Kind, LEN};
 use adit_proto::esp::{Header, NEXT_HEADER_NONE};
 use adit_proto::stats::{Count, Drop};
@@ -73,12 +73,12 @@ fn a_request_has_the_size_asked_for_and_its_answer_is_told() {
             // The other worker receives the answer: its clock is the same.
             let reply = dummy(&mut lanes[1 - worker].1, &payload(&echo.reply(), LEN));
             bed.send(&reply);
-            let (_, Event::EchoReply { peer, tag, id: reported, size: of, rtt_us, path, from, to }) = event(&mut bed) else {
+            let (_, Event::EchoReply { peer, tag, id: reported, size: of, rtt_us, path, via }) = event(&mut bed) else {
                 panic!("an answer is told")
             };
             assert_eq!((peer, tag, reported, of, path), (PEER, TAG, id, size, Some(PathId::FIRST)));
-            assert_eq!(from, bed.peer.local_addr().unwrap());
-            assert_eq!(to, LocalEnd { address: "127.0.0.1".parse().unwrap(), interface: 1 });
+            let to = LocalEnd { address: "127.0.0.1".parse().unwrap(), interface: 1 };
+            assert_eq!(via, Via::Udp { from: bed.peer.local_addr().unwrap(), to });
             assert!((1..10_000_000).contains(&rtt_us), "{rtt_us} µs");
         }
         assert_eq!((bed.count(Count::EchoesSent), bed.count(Count::EchoReplies)), (3, 3));

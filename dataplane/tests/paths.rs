@@ -6,7 +6,7 @@ use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;
 
 use adit_proto::control::{
-    Command, Event, InjectHeader, LocalEnd, OutboundSa, PathId, PeerId, PeerTag, PuntHeader, Refusal, UdpHop,
+    Command, Event, InjectHeader, LocalEnd, OutboundSa, PathId, PeerId, PeerTag, PuntHeader, Refusal, UdpHop, Via,
 };
 use adit_proto::demux::STUN_COOKIE;
 use adit_proto::stats::{Count, Drop};
@@ -42,7 +42,8 @@ fn next_seen(bed: &mut Bed) -> Event {
 fn sighting(path: Option<PathId>, from: &str, to: &str) -> Event {
     // The loopback interface is always the first.
     let to = LocalEnd { address: to.parse().unwrap(), interface: 1 };
-    Event::PathSeen { peer: PEER, tag: TAG, path, from: from.parse().unwrap(), to, bytes: 0 }
+    let via = Via::Udp { from: from.parse().unwrap(), to };
+    Event::PathSeen { peer: PEER, tag: TAG, path, via, bytes: 0 }
 }
 
 fn socket(address: &str) -> UdpSocket {

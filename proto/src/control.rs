@@ -15,7 +15,7 @@ use crate::ike::{AddressRange, IkeSpi, IpSelector, PortRange};
 use crate::suite::{KEY_LEN_MAX, SALT_LEN, Suite};
 
 pub use crate::esp::{Mode, Spi};
-pub use path::{Hop, InjectHeader, LocalEnd, PATHS_MAX, PathId, PuntHeader, UdpHop};
+pub use path::{Hop, InjectHeader, LocalEnd, PATHS_MAX, PathId, PuntHeader, StreamId, TrainHeader, UdpHop, Via};
 pub use wire::RECORD_LEN_MAX;
 
 /// Index of a peer in the tables of both planes; chosen by the control plane, below the data plane's `max_peers`.
@@ -336,8 +336,7 @@ pub enum Event {
         tag: PeerTag,
         /// The path with this remote end, if there is one.
         path: Option<PathId>,
-        from: SocketAddr,
-        to: LocalEnd,
+        via: Via,
         /// Bytes of UDP payload that came this way just now, less those with which echoes were answered there: no more may be sent there
         /// before it is proven.
         bytes: u32,
@@ -353,8 +352,7 @@ pub enum Event {
         rtt_us: u32,
         /// How the reply came: the path with this remote end, if there is one.
         path: Option<PathId>,
-        from: SocketAddr,
-        to: LocalEnd,
+        via: Via,
     },
     /// The kernel did not send an echo: it is longer than the device takes, or there is no way.
     EchoUnsent { peer: PeerId, tag: PeerTag, id: u64 },

@@ -58,6 +58,12 @@ numbers! {
         UdpReceives "udp_receives" "Receive calls that returned a datagram or a train.",
         UdpReceivedDatagrams "udp_received_datagrams" "Datagrams received.",
         UdpReceivedBytes "udp_received_bytes" "UDP payload bytes received.",
+        TrainsUp "trains_up" "Trains of stream paths given to the control plane, which sends them.",
+        TrainsUpPackets "trains_up_packets" "ESP packets in them.",
+        TrainsUpBytes "trains_up_bytes" "Bytes of these ESP packets.",
+        TrainsDown "trains_down" "Trains of stream paths that came from the control plane.",
+        TrainsDownPackets "trains_down_packets" "ESP packets in them.",
+        TrainsDownBytes "trains_down_bytes" "Bytes of these ESP packets.",
         Keepalives "keepalives" "NAT keepalives received and dropped (RFC 3948 section 4).",
         Punted "punted_datagrams" "Datagrams handed up to the control plane.",
         Injected "injected_datagrams" "Datagrams sent for the control plane.",
@@ -129,10 +135,13 @@ numbers! {
         TapDown "tap_down" "The TAP is down.",
         UdpFull "udp_full" "The socket's send buffer was full.",
         UdpRefused "udp_refused" "The kernel refused to send (no route, unreachable, and so on).",
+        StreamFull "stream_full" "The ring to the control plane, which sends what goes by a stream path, was full.",
+        StreamNoMaster "stream_no_master" "The peer is reached by a stream path, which the control plane carries, and none is attached.",
         UdpOverflow "udp_overflow" "Datagrams, or whole trains, that the kernel dropped because the socket's receive buffer was full.",
         EchoLimit "echo_limit" "More sealed echoes of one peer than are looked at.",
         EchoUnsent "echo_unsent" "A sealed echo that the kernel did not send, for instance because it is longer than the device takes.",
         InjectBad "inject_bad" "A datagram of the control plane could not be sent as asked.",
+        TrainBad "train_bad" "A train of the control plane makes no sense, or has more packets than a train can have.",
     }
 }
 

@@ -138,7 +138,9 @@ impl End {
         }
         while let Some(transmit) = self.endpoint.poll_transmit() {
             // Lost is lost; the engine sends it again.
-            let _ = self.socket.send_to(&transmit.payload, transmit.remote);
+            if let Some(hop) = transmit.hop.udp() {
+                let _ = self.socket.send_to(&transmit.payload, hop.remote);
+            }
         }
     }
 }

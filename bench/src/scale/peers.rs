@@ -159,7 +159,8 @@ impl Peers {
             }
         }
         while let Some(transmit) = self.endpoint.poll_transmit() {
-            let socket = self.sockets.get(usize::from(transmit.local.port().wrapping_sub(FIRST_PORT)));
+            let Some(hop) = transmit.hop.udp() else { continue };
+            let socket = self.sockets.get(usize::from(hop.local.port().wrapping_sub(FIRST_PORT)));
             // Lost is lost; the engine sends it again.
             let _ = socket.map(|socket| socket.send_to(&transmit.payload, self.hub));
         }

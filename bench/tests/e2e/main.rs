@@ -47,6 +47,7 @@ mod pattern;
 mod ping;
 mod ppk;
 mod reauth;
+mod relayed;
 mod reload;
 mod renewal;
 mod restart;

@@ -166,7 +166,8 @@ fn compare(view: &View, sas: &[adit_bench::lab::interop::status::IkeSa]) -> Resu
     for word in [&theirs.algorithms.prf, &theirs.algorithms.key_exchange].into_iter().chain(&theirs.algorithms.additional) {
         ensure!(said.contains(word.as_str()), "strongSwan has {word}, Adit {said}");
     }
-    ensure!((ours.hop.local, ours.hop.remote) == (theirs.remote, theirs.local), "{:?}, {theirs:?}", ours.hop);
+    let hop = ours.hop.udp().context("a way of UDP")?;
+    ensure!((hop.local, hop.remote) == (theirs.remote, theirs.local), "{hop:?}, {theirs:?}");
     // It keeps one that was replaced for five seconds, for late packets.
     let children: Vec<_> = theirs.children.iter().filter(|child| !child.state.starts_with("DELETED")).collect();
     let [child] = children.as_slice() else { anyhow::bail!("{} Child SAs at strongSwan", children.len()) };

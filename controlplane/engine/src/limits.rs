@@ -38,6 +38,9 @@ pub(crate) const IDENTITY_LEN_MAX: usize = 1024;
 /// Longest text of one: what does not show takes a few characters for each byte.
 pub(crate) const IDENTITY_TEXT_LEN_MAX: usize = 4 * IDENTITY_LEN_MAX;
 
+/// Longest packet in a stream, in bytes as a packet of IPv4: what other ways carry, so that going over to one of them shortens nothing.
+pub(crate) const STREAM_PACKET: u16 = 1500;
+
 // What one negotiation may cost.
 
 /// Cookies that a responder may ask for in one negotiation.

@@ -35,7 +35,8 @@ use crate::random::Random;
 use crate::rate_limit::Bucket;
 use crate::timer::Timers;
 
-pub use hop::{Arrival, Hop, IKE_PORT};
+pub use adit_proto::control::StreamId;
+pub use hop::{Arrival, Hop, IKE_PORT, Remote, Site, UdpHop};
 pub use judge::{AnyUnderlay, Route, Underlay, Unfit};
 
 pub use origin::Origin;
@@ -138,7 +139,7 @@ pub struct Paths {
     underlay: Box<dyn Underlay + Send>,
     peers: BTreeMap<PeerId, PeerPaths>,
     /// Sizes that were proven by a process before this one.
-    proven: BTreeMap<(PeerId, IpAddr), u16>,
+    proven: BTreeMap<(PeerId, Site), u16>,
     events: VecDeque<PathEvent>,
     wishes: VecDeque<Wish>,
     proofs: Bucket,
@@ -217,7 +218,7 @@ impl Paths {
         let known = peer.and_then(|peer| self.peers.get(&peer)).and_then(|peer| peer.get(peer.find(hop.normal())?));
         match known {
             Some(entry) => entry.mtu.sure(hoped),
-            None => mtu::sure(hop.remote.is_ipv6(), self.fit(hop).ok().and_then(|fit| fit.mtu), hoped),
+            None => mtu::sure(hop.is_ipv6(), self.fit(hop).ok().and_then(|fit| fit.mtu), hoped),
         }
     }
 
@@ -275,7 +276,7 @@ impl Paths {
     }
 
     /// From where a peer may come that we look for at these addresses. What it uses already stays.
-    pub(crate) fn set_origin(&mut self, id: PeerId, origin: Origin, endpoints: Vec<IpAddr>) {
+    pub(crate) fn set_origin(&mut self, id: PeerId, origin: Origin, endpoints: Vec<Site>) {
         if let Some(peer) = self.peers.get_mut(&id) {
             (peer.origin, peer.endpoints) = (origin, endpoints);
         }
@@ -321,7 +322,7 @@ impl Paths {
     /// Nothing may go there.
     pub(crate) fn decide(&mut self, now: Instant, id: PeerId, hop: Hop) -> Result<(), Unfit> {
         let before = self.peers.get(&id).and_then(|peer| peer.get(peer.ike?));
-        let answered = before.filter(|entry| entry.hop.remote == hop.remote).and_then(|entry| entry.answered);
+        let answered = before.filter(|entry| entry.hop.remote() == hop.remote()).and_then(|entry| entry.answered);
         let path = self.enter(now, id, hop, Proof::Proven, 0)?;
         if let Some(peer) = self.peers.get_mut(&id) {
             peer.latest = Some(path);
@@ -334,8 +335,8 @@ impl Paths {
     }
 
     /// The data plane opened a new, authentic packet that came another way than the one before.
-    pub fn handle_path_seen(&mut self, now: Instant, id: PeerId, came: Arrival, bytes: u32) {
-        let hop = came.hop();
+    pub fn handle_path_seen(&mut self, now: Instant, id: PeerId, came: impl Into<Hop>, bytes: u32) {
+        let hop = came.into();
         self.credit(now, id, hop, bytes);
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let moves = match peer.terms.follow {
@@ -352,21 +353,21 @@ impl Paths {
     }
 
     /// An echo came back, this way. `rtt` is what the data plane measured.
-    pub fn handle_echo_reply(&mut self, now: Instant, id: PeerId, echo: u64, came: Arrival, rtt: Duration) {
+    pub fn handle_echo_reply(&mut self, now: Instant, id: PeerId, echo: u64, came: impl Into<Hop>, rtt: Duration) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        let hop = came.hop();
+        let hop: Hop = came.into();
         for path in PathId::all() {
             let Some(entry) = peer.get_mut(path) else { continue };
             if entry.mtu.answered(now, echo, rtt) {
                 entry.heard = now;
-                if entry.hop.remote == hop.remote {
+                if entry.hop.remote() == hop.remote() {
                     entry.answered = Some(now);
                 }
                 self.tell(id);
                 return self.set_timer(id);
             }
             let asked = matches!(entry.proof, Proof::Waits { echo: Some(asked), .. } if asked == echo);
-            if asked && entry.hop.remote == hop.remote {
+            if asked && entry.hop.remote() == hop.remote() {
                 self.prove(now, id, path);
                 return;
             }
@@ -388,7 +389,7 @@ impl Paths {
         let Some(peer) = self.peers.get_mut(&id) else { return false };
         let mut leads_there = false;
         for path in PathId::all() {
-            if let Some(entry) = peer.get_mut(path).filter(|entry| entry.hop.remote == remote) {
+            if let Some(entry) = peer.get_mut(path).filter(|entry| entry.hop.remote() == remote) {
                 entry.mtu.too_big(now, mtu);
                 leads_there = true;
             }
@@ -465,11 +466,11 @@ impl Paths {
     }
 
     /// The size that a process before this one has proven: where it is looked for first, on a path that there is already as well.
-    pub(crate) fn remember_size(&mut self, id: PeerId, remote: IpAddr, size: u16) {
+    pub(crate) fn remember_size(&mut self, id: PeerId, remote: Site, size: u16) {
         self.proven.insert((id, remote), size);
         let Some(peer) = self.peers.get_mut(&id) else { return };
         for path in PathId::all() {
-            if let Some(entry) = peer.get_mut(path).filter(|entry| entry.hop.remote.ip() == remote) {
+            if let Some(entry) = peer.get_mut(path).filter(|entry| entry.hop.site() == remote) {
                 entry.mtu.expect(size);
             }
         }
@@ -479,7 +480,7 @@ impl Paths {
     pub(crate) fn static_size(&self, id: PeerId) -> Option<(IpAddr, u16)> {
         let peer = self.peers.get(&id).filter(|peer| !peer.terms.ike)?;
         let entry = peer.get(peer.esp?)?;
-        Some((entry.hop.remote.ip(), entry.mtu.proven()?))
+        Some((entry.hop.site().address()?, entry.mtu.proven()?))
     }
 
     /// The peers of which the size that is proven may be another one since this was last asked.
@@ -490,10 +491,10 @@ impl Paths {
     /// Takes a path in, or finds it; where its proof is under way already, that goes on.
     fn enter(&mut self, now: Instant, id: PeerId, hop: Hop, proof: Proof, credit: u32) -> Result<PathId, Unfit> {
         let fit = self.fit(hop)?;
-        let v6 = fit.hop.remote.is_ipv6();
-        let known = self.proven.get(&(id, fit.hop.remote.ip())).copied();
+        let v6 = fit.hop.is_ipv6();
+        let known = self.proven.get(&(id, fit.hop.site())).copied();
         let Some(peer) = self.peers.get_mut(&id) else { return Err(Unfit::Unreachable) };
-        if proof != Proof::Proven && !peer.origin.allows(fit.hop.remote.ip(), &peer.endpoints) {
+        if proof != Proof::Proven && !peer.origin.allows(fit.hop.site(), &peer.endpoints) {
             return Err(Unfit::NotAllowed);
         }
         if let Some(path) = peer.find(fit.hop) {
@@ -509,7 +510,7 @@ impl Paths {
             return Ok(path);
         }
         // The size that another way to the same address carries is a good guess.
-        let same = peer.iter().find(|(_, entry)| entry.hop.remote.ip() == fit.hop.remote.ip());
+        let same = peer.iter().find(|(_, entry)| entry.hop.site() == fit.hop.site());
         let known = same.and_then(|(_, entry)| entry.mtu.proven()).or(known);
         let path = peer.place(proof == Proof::Proven).ok_or(Unfit::Unreachable)?;
         if peer.take(path).is_some_and(|entry| entry.reported.is_some()) {

@@ -19,7 +19,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use adit_engine::ike::{Cause, CommandError, Endpoint, Explanation, Now, PeerConfig, PeerId, Transmit};
-use adit_engine::path::Hop;
 use adit_proto::control::Spi;
 use adit_proto::limits::DATAGRAM_MAX;
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -271,7 +270,11 @@ impl Driver {
             }
         }
         while let Some(transmit) = self.waiting.front() {
-            let hop = Hop { local: transmit.local, interface: transmit.interface, remote: transmit.remote };
+            // There are no streams here: the engine was told of none.
+            let Some(hop) = transmit.hop.udp() else {
+                self.waiting.pop_front();
+                continue;
+            };
             match self.socket.try_send(&transmit.payload, &hop) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 // What is lost is sent again.

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use adit_engine::ike::selectors::SelectorPair;
-use adit_engine::path::Hop;
+use adit_engine::path::UdpHop;
 use adit_proto::control::{PeerId, Spi};
 use nix::errno::Errno;
 use tokio::sync::{Notify, watch};
@@ -117,7 +117,7 @@ struct Sending {
     /// The newest last. Several for a moment, or when the peer has asked for several.
     outbound: Vec<Outbound>,
     /// Where packets go, and from which address of ours.
-    hop: Option<Hop>,
+    hop: Option<UdpHop>,
     identity: String,
     algorithms: Algorithms,
     buffer: Vec<u8>,
@@ -223,7 +223,7 @@ impl Link {
     }
 
     /// What is sent from now on goes this way.
-    pub fn set_hop(&self, hop: Hop) {
+    pub fn set_hop(&self, hop: UdpHop) {
         self.sending().hop = Some(hop);
     }
 
@@ -303,7 +303,7 @@ impl Link {
 
 impl Sending {
     /// Seals a packet into the buffer with the newest SA that is for it.
-    fn seal(&mut self, packet: &[u8], flow: &Flow, terms: &Terms) -> Result<Hop, Error> {
+    fn seal(&mut self, packet: &[u8], flow: &Flow, terms: &Terms) -> Result<UdpHop, Error> {
         let hop = self.hop.ok_or(Error::NotConnected)?;
         if self.outbound.is_empty() {
             return Err(Error::NotConnected);

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket a
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use adit_engine::path::{Arrival, Hop};
+use adit_engine::path::{Arrival, UdpHop};
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendmsg, setsockopt, sockopt};
@@ -73,7 +73,7 @@ impl Socket {
     ///
     /// # Errors
     /// There is no room now, or it cannot be sent.
-    pub fn try_send(&self, payload: &[u8], hop: &Hop) -> io::Result<()> {
+    pub fn try_send(&self, payload: &[u8], hop: &UdpHop) -> io::Result<()> {
         self.udp.try_io(Interest::WRITABLE, || self.send_now(payload, hop))
     }
 
@@ -81,7 +81,7 @@ impl Socket {
     ///
     /// # Errors
     /// It cannot be sent.
-    pub async fn send(&self, payload: &[u8], hop: &Hop) -> io::Result<()> {
+    pub async fn send(&self, payload: &[u8], hop: &UdpHop) -> io::Result<()> {
         self.udp.async_io(Interest::WRITABLE, || self.send_now(payload, hop)).await
     }
 
@@ -90,7 +90,7 @@ impl Socket {
         self.lost_way.swap(false, Relaxed)
     }
 
-    fn send_now(&self, payload: &[u8], hop: &Hop) -> io::Result<()> {
+    fn send_now(&self, payload: &[u8], hop: &UdpHop) -> io::Result<()> {
         let source = Source::of(self.bound, hop);
         match self.send_from(payload, hop, source) {
             Err(Errno::ENETUNREACH | Errno::EHOSTUNREACH | Errno::EADDRNOTAVAIL | Errno::EINVAL | Errno::ENODEV) => {
@@ -102,7 +102,7 @@ impl Socket {
         }
     }
 
-    fn send_from(&self, payload: &[u8], hop: &Hop, source: Source) -> nix::Result<()> {
+    fn send_from(&self, payload: &[u8], hop: &UdpHop, source: Source) -> nix::Result<()> {
         let parts = [IoSlice::new(payload)];
         let to = SockaddrStorage::from(on_the_wire(self.bound, hop));
         let send = |control: &[ControlMessage<'_>]| {
@@ -135,7 +135,7 @@ enum Source {
 }
 
 impl Source {
-    fn of(bound: SocketAddr, hop: &Hop) -> Source {
+    fn of(bound: SocketAddr, hop: &UdpHop) -> Source {
         let local = hop.local.ip().to_canonical();
         let at_will = local.is_unspecified() && hop.interface == 0;
         match (bound, local) {
@@ -149,7 +149,7 @@ impl Source {
 }
 
 /// The other end for the socket: one for IPv6 knows IPv4 peers by mapped addresses, and nobody else does.
-fn on_the_wire(bound: SocketAddr, hop: &Hop) -> SocketAddr {
+fn on_the_wire(bound: SocketAddr, hop: &UdpHop) -> SocketAddr {
     let port = hop.remote.port();
     match hop.remote.ip() {
         IpAddr::V4(v4) if bound.is_ipv6() => SocketAddr::new(v4.to_ipv6_mapped().into(), port),
@@ -229,7 +229,7 @@ mod tests {
         let (question, came) = next(socket).await;
         let came = came.expect("how it came");
         assert_eq!((&question[..], came.remote, came.class), (&b"question"[..], asker.local_addr().unwrap(), 0xb8));
-        socket.send(b"answer", &came.hop()).await.unwrap();
+        socket.send(b"answer", &came.hop().udp().unwrap()).await.unwrap();
         let mut buffer = [0; 100];
         let (len, from) = asker.recv_from(&mut buffer).await.unwrap();
         assert_eq!(&buffer[..len], b"answer");
@@ -269,7 +269,7 @@ mod tests {
         for (bind, local) in [("0.0.0.0:0", "192.0.2.77:1"), ("[::]:0", "192.0.2.77:1"), ("[::]:0", "[2001:db8::77]:1")] {
             let (socket, local) = (Socket::open(address(bind)).unwrap(), address(local));
             let there = UdpSocket::bind(if local.is_ipv4() { "127.0.0.1:0" } else { "[::1]:0" }).await.unwrap();
-            socket.send(b"all the same", &Hop::new(local, there.local_addr().unwrap())).await.unwrap();
+            socket.send(b"all the same", &UdpHop { local, interface: 0, remote: there.local_addr().unwrap() }).await.unwrap();
             let mut buffer = [0; 100];
             let (len, from) = there.recv_from(&mut buffer).await.unwrap();
             assert_eq!((&buffer[..len], from.ip()), (&b"all the same"[..], there.local_addr().unwrap().ip()));

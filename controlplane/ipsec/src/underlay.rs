@@ -4,7 +4,7 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 
-use adit_engine::path::{Route, Underlay};
+use adit_engine::path::{Route, StreamId, Underlay};
 
 /// The ways of a socket.
 #[derive(Clone, Copy, Debug)]
@@ -67,6 +67,10 @@ impl Underlay for SocketUnderlay {
             Ok(source) => Route { reachable: true, own_address, source: Some(source), ..Route::default() },
             Err(error) => Route { reachable: !says_no_way(&error), own_address, source: local, ..Route::default() },
         }
+    }
+
+    fn has_stream(&mut self, _stream: StreamId) -> bool {
+        false
     }
 
     /// None: which of them are meant for others the program does not say, so no peer is told of any.

@@ -115,11 +115,12 @@ fn told(directory: &Path, address: &str, pin: &Pin) -> String {
 start it:
   adit relay -c {dir}/{CONFIG}
 
-what a gateway needs of it (copy {dir}/lab.token there, mode 0600):
-  server: \"{address}\"
-  pin: \"{pin}\"
-  rooms: [lab]
-  token_file: lab.token
+what a gateway needs of it in its configuration (copy {dir}/lab.token there, mode 0600):
+  relay:
+    url: \"wss://{address}\"
+    pin: \"{pin}\"
+    rooms: [lab]
+    token_file: lab.token
 
 see who is there, on this machine:
   printf 'Authorization: Bearer %s' \"$(cat {dir}/pages.token)\" | curl -sk -H @- https://localhost:{PORT}/rooms/lab/peers

@@ -5,6 +5,7 @@ mod ike_section;
 mod network;
 mod origin;
 mod peers;
+mod relay;
 mod selectors;
 mod stun;
 mod traffic;
@@ -75,7 +76,8 @@ impl<'a> Check<'a> {
         let own_key = root.ike.as_ref().and_then(|ike| ike.key_file.as_ref()).map(|text| text.at);
         let ike = self.ike(root.ike.unwrap_or_default(), &name);
         let listen_with_place = listen.map(|listen| (listen, listen_at));
-        let around = peers::Around { name: &name, listen: listen_with_place, own_key, workers: dataplane.workers, mode };
+        let (workers, has_relay) = (dataplane.workers, root.relay.is_some());
+        let around = peers::Around { name: &name, listen: listen_with_place, own_key, workers, mode, has_relay };
         let peers = self.peers(raw_peers, around);
         self.judge_selectors(&peers);
         let interface = self.interface(root.interface, top, &name, (mode, underlay_mtu, listen), &peers);
@@ -89,6 +91,7 @@ impl<'a> Check<'a> {
         let api = root.api.and_then(|api| self.api(api));
         let http_names = self.http_names(root.http_names.unwrap_or_default());
         let stun = self.stun(root.stun.unwrap_or_default());
+        let relay = root.relay.and_then(|relay| self.relay(relay));
         let runtime_dir = self.runtime_dir(root.runtime_dir, &name, name_at.unwrap_or(top));
         let state_dir = root.state_dir.map_or_else(|| default_state_dir(&name), |dir| self.path(&dir));
         match (self.problems.is_empty(), listen, interface) {
@@ -110,6 +113,7 @@ impl<'a> Check<'a> {
                 api,
                 http_names,
                 stun,
+                relay,
                 runtime_dir,
                 service: None,
                 state_dir,

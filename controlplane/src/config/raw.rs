@@ -233,6 +233,7 @@ blocks! {
         api: Spanned<Api>,
         http_names: Vec<Text>,
         stun: Vec<Text>,
+        relay: Spanned<Relay>,
         runtime_dir: Text,
         state_dir: Text,
     }
@@ -324,6 +325,14 @@ blocks! {
     Metrics at "metrics" {
         listen: Text,
     }
+    /// The relay over which peers are met.
+    Relay at "relay" {
+        url: Text,
+        pin: Several,
+        ca_file: Text,
+        rooms: Vec<Text>,
+        token_file: Text,
+    }
 }
 
 /// Keys whose value is a block or a list, and how such a value is written.
@@ -335,6 +344,8 @@ const BLOCKS: &[(&str, &str, &str)] = &[
     ("api", "a block of keys", "api:\n  listen: 127.0.0.1:9465\n  token_file: api.token"),
     ("http_names", "a list of DNS names", "http_names: [gw1.example.org]"),
     ("stun", "a list of servers", "stun: [stun.example.org]"),
+    ("relay", "a block of keys", "relay:\n  url: wss://relay.example.org\n  pin: sha256:…\n  rooms: [lab]"),
+    ("rooms", "a list of rooms", "rooms: [lab]"),
     ("ike", "a block of keys", "ike:\n  psk_file: site-b.psk"),
     ("proposals", "a list of proposals", "proposals: [aes256gcm16-prfsha384-x25519-ke1_mlkem768]"),
     ("esp_proposals", "a list of proposals", "esp_proposals: [aes128gcm16]"),
@@ -393,6 +404,8 @@ const VALUES: &[(&str, &str)] = &[
     ("token_file", "api.token"),
     ("public_key_file", "site-b.pub"),
     ("ca_file", "ca.crt"),
+    ("url", "wss://relay.example.org"),
+    ("pin", "sha256:…"),
     ("role", "both"),
     ("rekey_s", "3600"),
     ("rekey_bytes", "0"),

@@ -9,7 +9,7 @@ use anyhow::Context;
 use serde::Serialize;
 
 use super::ike_section::{self, Proof};
-use super::{Config, Endpoint, Keys, MacText};
+use super::{Config, Endpoint, Keys, MacText, RelayTrust};
 
 #[derive(Serialize)]
 struct Root<'a> {
@@ -35,8 +35,22 @@ struct Root<'a> {
     http_names: &'a [String],
     #[serde(skip_serializing_if = "Vec::is_empty")]
     stun: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    relay: Option<Relay<'a>>,
     runtime_dir: &'a str,
     state_dir: &'a str,
+}
+
+#[derive(Serialize)]
+struct Relay<'a> {
+    url: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pin: Option<Several>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ca_file: Option<&'a str>,
+    rooms: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token_file: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -330,8 +344,24 @@ pub fn to_yaml(config: &Config) -> anyhow::Result<String> {
         },
         http_names: &config.http_names,
         stun: config.stun.iter().map(ToString::to_string).collect(),
+        relay: config.relay.as_ref().map(relay).transpose()?,
         runtime_dir: text(&config.runtime_dir)?,
         state_dir: text(&config.state_dir)?,
     };
     serde_yaml::to_string(&root).context("writing YAML")
+}
+
+fn relay(relay: &super::Relay) -> anyhow::Result<Relay<'_>> {
+    let (pin, ca_file) = match &relay.trust {
+        RelayTrust::Pins(pins) if pins.len() == 1 => (Some(Several::One(pins[0].to_string())), None),
+        RelayTrust::Pins(pins) => (Some(Several::List(pins.iter().map(ToString::to_string).collect())), None),
+        RelayTrust::Ca(file) => (None, Some(text(file)?)),
+    };
+    Ok(Relay {
+        url: format!("wss://{}", relay.at),
+        pin,
+        ca_file,
+        rooms: relay.rooms.iter().map(ToString::to_string).collect(),
+        token_file: relay.token_file.as_deref().map(text).transpose()?,
+    })
 }

@@ -72,8 +72,8 @@ impl Gateway {
             let ike = self.view.ike();
             report::of_static_key(&peer, ike.paths.get(&place).map_or(&[], Vec::as_slice))
         };
-        let overlaps = self.view.overlaps(Some(place));
-        Ok(Explanation { drops: likely_causes(&peer), lacks: peer.lacks, overlaps, ..explanation })
+        let (overlaps, way) = (self.view.overlaps(Some(place)), self.way_to(place));
+        Ok(Explanation { drops: likely_causes(&peer), lacks: peer.lacks, overlaps, way, ..explanation })
     }
 
     fn peer_of_ike(&self, name: &str) -> Result<PeerId, RequestError> {

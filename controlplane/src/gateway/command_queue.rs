@@ -88,6 +88,9 @@ fn describe(command: &Command) -> String {
     let name = |direction: &Direction| if *direction == Direction::Inbound { "inbound" } else { "outbound" };
     match command {
         Command::PeerSet { peer, .. } => format!("set peer {}", peer.0),
+        Command::PathSet { peer, path, hop: Hop::Stream(stream), .. } => {
+            format!("set path {} of peer {} to {stream}", path.index(), peer.0)
+        }
         Command::PathSet { peer, path, hop: Hop::Udp(hop), .. } => {
             format!("set path {} of peer {} to {}", path.index(), peer.0, hop.remote)
         }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use adit_engine::crypto::Secret;
 use adit_engine::ike::{Event, Transmit};
-use adit_engine::path::{Hop, IKE_PORT, PathEvent};
+use adit_engine::path::{Hop, PathEvent, UdpHop};
 use adit_proto::control::{Direction, InjectHeader, Mode, Spi};
 use anyhow::Context;
 use zeroize::Zeroizing;
@@ -145,21 +145,28 @@ impl Gateway {
         }
     }
 
-    /// Shows the API how IKE does.
+    /// Shows the API how IKE does, and the relay.
     pub(super) fn publish_ike(&self) {
         if let Some(ike) = &self.ike {
             self.view.set_ike(ike.report());
         }
+        self.view.set_relay(self.streams.report());
     }
 
     fn send_waiting(&mut self, settled: bool) {
-        let (Some(ike), port500) = (&mut self.ike, &self.underlay.port500) else { return };
+        let (Some(ike), port500, streams) = (&mut self.ike, &self.underlay.port500, &self.streams) else { return };
         self.view.with_master(|master| {
             while let Some(transmit) = ike.transmit(settled) {
-                if transmit.local.port() == IKE_PORT {
-                    let hop = Hop { local: transmit.local, interface: transmit.interface, remote: transmit.remote };
+                let hop = match transmit.hop {
+                    Hop::Udp(hop) => hop,
+                    Hop::Stream(stream) => {
+                        streams.send_ike(stream, &transmit.payload);
+                        continue;
+                    }
+                };
+                if transmit.hop.is_from_ike_port() {
                     port500.send(&hop, &transmit.payload);
-                } else if !inject(master, &transmit) {
+                } else if !inject(master, &hop, &transmit) {
                     ike.keep(transmit);
                     break;
                 }
@@ -197,10 +204,10 @@ impl Gateway {
 }
 
 /// Sends from the port that the data uses. False when there is no room now.
-fn inject(master: &mut adit_channel::Master, transmit: &Transmit) -> bool {
+fn inject(master: &mut adit_channel::Master, hop: &UdpHop, transmit: &Transmit) -> bool {
     // What is too long for the ring can never be sent; what finds it full, later.
-    let local = Some(transmit.local.ip()).filter(|local| !local.is_unspecified());
-    let (interface, fragments) = (transmit.interface, transmit.fragments);
-    let header = InjectHeader { local, interface, fragments, ..InjectHeader::to(transmit.remote) };
+    let local = Some(hop.local.ip()).filter(|local| !local.is_unspecified());
+    let (interface, fragments) = (hop.interface, transmit.fragments);
+    let header = InjectHeader { local, interface, fragments, ..InjectHeader::to(hop.remote) };
     !matches!(master.inject(0, &header, &transmit.payload), Err(adit_channel::SendError::Full))
 }

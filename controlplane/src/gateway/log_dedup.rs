@@ -3,10 +3,10 @@
 //! well again is always reported.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use adit_engine::ike::{Cause, Error, Incompatibility};
+use adit_engine::path::{Remote, Site};
 use adit_proto::control::PeerId;
 
 use crate::limits::{REPORTED_INITIATORS_MAX, REPORTED_LINES_MAX};
@@ -147,14 +147,14 @@ pub struct InitiatorLog {
     reported: Option<Instant>,
     unreported: u64,
     /// When each was reported last, and how often it came since then.
-    known: HashMap<(IpAddr, String), (Instant, u64)>,
+    known: HashMap<(Site, String), (Instant, u64)>,
 }
 
 impl InitiatorLog {
     /// The line for one that was refused, if it gets one; `more` were refused since the last one of whom we know no more.
-    pub fn line(&mut self, now: Instant, from: SocketAddr, why: &Error, more: u64) -> Option<String> {
+    pub fn line(&mut self, now: Instant, from: Remote, why: &Error, more: u64) -> Option<String> {
         self.unreported = self.unreported.saturating_add(more);
-        let key = (from.ip(), reason(&Cause::Failed(why.clone())));
+        let key = (from.site(), reason(&Cause::Failed(why.clone())));
         let mut before = 0;
         if let Some((reported, times)) = self.known.get_mut(&key) {
             if now.saturating_duration_since(*reported) < INITIATOR_AGAIN {
@@ -183,8 +183,8 @@ impl InitiatorLog {
     }
 
     /// Somebody at this address has proved who it is: what was refused there before is over.
-    pub fn forget(&mut self, address: IpAddr) {
-        self.known.retain(|(ip, _), _| *ip != address);
+    pub fn forget(&mut self, site: Site) {
+        self.known.retain(|(known, _), _| *known != site);
     }
 }
 
@@ -302,7 +302,7 @@ mod tests {
         let (mut initiators, start) = (InitiatorLog::default(), Instant::now());
         let at = |s| start + Duration::from_secs(s);
         let why = Error::Incompatible(Incompatibility::UnknownPeer);
-        let from = |host: u8| SocketAddr::from(([192, 0, 2, host], 4500));
+        let from = |host: u8| Remote::Udp(([192, 0, 2, host], 4500).into());
         let line = initiators.line(at(0), from(1), &why, 0).unwrap();
         assert_eq!(line, format!("192.0.2.1:4500 was refused: {why}"));
         assert_eq!(initiators.line(at(0), from(2), &why, 5), None, "one in a second");
@@ -313,11 +313,11 @@ mod tests {
         }
         let line = initiators.line(at(3600), from(1), &why, 0).unwrap();
         assert!(line.ends_with("; the same 48 times since it was reported last"), "{line}");
-        initiators.forget(from(3).ip());
+        initiators.forget(from(3).site());
         assert!(initiators.line(at(3602), from(3), &why, 0).is_some(), "it was let in meanwhile");
         for host in 0..=255 {
             for net in 0..8 {
-                initiators.line(at(4000 + u64::from(host)), SocketAddr::from(([10, 0, net, host], 1)), &why, 0);
+                initiators.line(at(4000 + u64::from(host)), Remote::Udp(([10, 0, net, host], 1).into()), &why, 0);
             }
         }
         assert!(initiators.known.len() <= REPORTED_INITIATORS_MAX);

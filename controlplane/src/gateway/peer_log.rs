@@ -11,6 +11,7 @@ use super::log_budget::LogBudget;
 use super::log_dedup::{InitiatorLog, LogDedup, reason};
 use super::standing::{Line, Look, Standings};
 use crate::ike::Ike;
+use crate::ike::report::ends;
 use crate::trouble::repeated;
 
 /// What was said of the peers, and of those who are none.
@@ -44,7 +45,7 @@ impl PeerLog {
             }
             Event::IkeUp { peer, spis, replaces } => {
                 if let Some(hop) = ike.hop(*peer) {
-                    self.initiators.forget(hop.remote.ip());
+                    self.initiators.forget(hop.site());
                 }
                 match replaces {
                     Some(old) if self.said.has_authenticated(*peer) => {
@@ -87,19 +88,18 @@ impl PeerLog {
         match event {
             PathEvent::Set { peer, path: path_id, hop, mtu, .. } => {
                 let (name, path) = (name_of(ike, *peer), path_id.index());
-                tracing::debug!(
-                    peer = name,
-                    "path {path} leads to {} from {}, with packets of {mtu} bytes",
-                    hop.remote,
-                    hop.local
-                );
+                let [local, remote] = ends(hop);
+                tracing::debug!(peer = name, "path {path} leads to {remote} from {local}, with packets of {mtu} bytes");
                 if let Some(line) = self.black_holes.set(*peer, *path_id, *mtu) {
                     tracing::info!(peer = name, "{line}");
                 }
             }
             PathEvent::Use { peer, path } => {
                 let hop = ike.path(*peer, *path);
-                let to = hop.map_or(String::new(), |hop| format!(": at {} from {}", hop.remote, hop.local));
+                let to = hop.map_or(String::new(), |hop| {
+                    let [local, remote] = ends(&hop);
+                    format!(": at {remote} from {local}")
+                });
                 self.detail(now, *peer, ike, &format!("is reached by path {} now{to}", path.index()));
             }
             PathEvent::BlackHole { peer, path, mtu } => {

@@ -10,7 +10,7 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
-use adit_engine::path::{Arrival, Hop, IKE_PORT};
+use adit_engine::path::{Arrival, IKE_PORT, UdpHop};
 use adit_proto::control::Command;
 use nix::libc;
 use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrStorage, sendmsg, setsockopt, sockopt};
@@ -120,7 +120,7 @@ impl Port500 {
     }
 
     /// Sends a datagram. One that is lost, or for which it is not open, is sent again.
-    pub fn send(&self, hop: &Hop, payload: &[u8]) {
+    pub fn send(&self, hop: &UdpHop, payload: &[u8]) {
         if let Some(open) = &self.open {
             self.gate.sent(payload);
             open.send(hop, payload);
@@ -160,7 +160,7 @@ impl Open {
 
     /// Sends a datagram, from the address that the hop says. A lost one is sent again. What is longer than the kernel knows of the way
     /// leaves in IP fragments (IP_PMTUDISC_WANT, which is what a socket begins with).
-    fn send(&self, hop: &Hop, payload: &[u8]) {
+    fn send(&self, hop: &UdpHop, payload: &[u8]) {
         let to = match hop.remote {
             SocketAddr::V4(v4) if self.is_ipv6 => SocketAddrV6::new(v4.ip().to_ipv6_mapped(), v4.port(), 0, 0).into(),
             SocketAddr::V6(v6) => SocketAddrV6::new(*v6.ip(), v6.port(), 0, hop.interface).into(),
@@ -247,7 +247,7 @@ mod tests {
             assert_eq!((arrival.remote, datagram), (peer.local_addr().unwrap(), message(1, 0)));
             let lo = crate::resolve::index_of("lo").unwrap();
             assert_eq!((arrival.local.ip(), arrival.interface, arrival.class), (to, lo, 0xb8));
-            port500.send(&arrival.hop(), b"answer");
+            port500.send(&arrival.hop().udp().unwrap(), b"answer");
             peer.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
             let mut buffer = [0; 16];
             let (length, from) = peer.recv_from(&mut buffer).unwrap();
@@ -281,7 +281,7 @@ mod tests {
         assert_eq!(strangers + numbers.dropped(Drop::PuntNetworkLimit) + lost, 1000);
         assert!(numbers.dropped(Drop::PuntNetworkLimit) > 0);
         // What answers us is no stranger's, though others from there have used up their share.
-        let to = Hop { local: address, interface: 0, remote: stranger.local_addr().unwrap() };
+        let to = UdpHop { local: address, interface: 0, remote: stranger.local_addr().unwrap() };
         port500.send(&to, &beginning(9, 0, 8));
         for _ in 0..1000 {
             stranger.send_to(&message(1, 3), address).unwrap();

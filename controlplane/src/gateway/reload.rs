@@ -162,6 +162,9 @@ impl Gateway {
         let desired = self.desired.clone();
         problems.extend(self.listeners.keep(&desired.config).await);
         self.underlay.keep(&desired.config).await;
+        self.keep_streams();
+        // Peers may be others now.
+        self.tell_streams(None);
         self.publish_ike();
         problems
     }

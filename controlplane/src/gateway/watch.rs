@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use adit_channel::{LiveSa, Master};
-use adit_proto::control::{Event, Feature, Place, PuntHeader};
+use adit_proto::control::{Event, Feature, Place, PuntHeader, Via};
 use adit_proto::demux::{self, Kind};
 use anyhow::Context;
 use tokio::io::unix::AsyncFd;
@@ -104,6 +104,7 @@ impl Gateway {
                 () = self.underlay.port500.ready() => self.take_port500(),
                 () = self.underlay.icmp.ready() => self.hear_routers(),
                 () = self.underlay.resolver.news() => self.look_for_peers(),
+                event = self.streams.next() => self.take_from_relay(event),
                 Some(request) = self.requests.from_api.recv() => replaced = self.answer(Some(plane), request).await,
                 _ = self.requests.hangups.recv() => replaced = self.reload_by_signal(Some(plane)).await,
                 _ = look.tick() => {
@@ -182,6 +183,7 @@ impl Gateway {
         let desired = self.desired.clone();
         self.listeners.keep(&desired.config).await;
         self.underlay.port500.keep(&desired.config).await;
+        self.keep_streams();
         self.retry_reload(plane).await;
         self.repair(plane).await?;
         self.look_for_interface(plane).await;
@@ -226,15 +228,16 @@ impl Gateway {
     /// there may be more.
     pub(super) fn drain(&mut self, plane: &mut Plane) -> bool {
         let mut buf = Vec::new();
-        let (view, ike) = (&self.view, &mut self.ike);
+        let (view, ike, streams) = (&self.view, &mut self.ike, &mut self.streams);
         let taken = view.with_master(|master| {
             master.acknowledge();
             let events: Vec<(u16, Event)> = std::iter::from_fn(|| master.poll_event()).take(SHARE).collect();
             let punts = std::iter::from_fn(|| master.poll_punt(&mut buf).map(|(_, came)| (came, buf.clone())));
-            (events, punts.take(SHARE).collect::<Vec<_>>())
+            let punts = punts.take(SHARE).collect::<Vec<_>>();
+            (events, punts, streams.pump(master))
         });
-        let (events, punts) = taken.unwrap_or_default();
-        let more = punts.len() == SHARE || events.len() == SHARE;
+        let (events, punts, has_trains) = taken.unwrap_or_default();
+        let more = punts.len() == SHARE || events.len() == SHARE || has_trains;
         punts.iter().for_each(|(came, datagram)| take_punt(view, ike, came, datagram));
         for (worker, event) in events {
             self.event(plane, worker, event);
@@ -263,15 +266,20 @@ impl Gateway {
                     ike.first_packet(peer, spi);
                 }
             }
-            Event::PathSeen { peer, from, to, bytes, .. } => {
-                tracing::debug!("worker {worker}: peer {} sends from {from} to {} now", peer.0, to.address);
+            Event::PathSeen { peer, via, bytes, .. } => {
+                match via {
+                    Via::Udp { from, to } => {
+                        tracing::debug!("worker {worker}: peer {} sends from {from} to {} now", peer.0, to.address);
+                    }
+                    Via::Stream(stream) => tracing::debug!("worker {worker}: peer {} sends in {stream} now", peer.0),
+                }
                 if let Some(ike) = &mut self.ike {
-                    ike.path_seen(peer, from, to, bytes);
+                    ike.path_seen(peer, via, bytes);
                 }
             }
-            Event::EchoReply { peer, id, from, to, rtt_us, .. } => {
+            Event::EchoReply { peer, id, via, rtt_us, .. } => {
                 if let Some(ike) = &mut self.ike {
-                    ike.echo_reply(peer, id, from, to, Duration::from_micros(rtt_us.into()));
+                    ike.echo_reply(peer, id, via, Duration::from_micros(rtt_us.into()));
                 }
             }
             Event::EchoUnsent { peer, .. } => {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use adit_channel::PathCounters;
 use adit_engine::ike::Endpoint;
 use adit_engine::path::{self, Arrival, Follow, Hop};
-use adit_proto::control::{LocalEnd, Mode, PathId, PeerId, Spi};
+use adit_proto::control::{LocalEnd, Mode, PathId, PeerId, Spi, StreamId, Via};
 use adit_proto::{esp, half};
 
 use super::{Ike, now, settings};
@@ -37,14 +37,14 @@ impl Ike {
     }
 
     /// The data plane opened packets of a peer that came another way than those before.
-    pub fn path_seen(&mut self, peer: PeerId, from: SocketAddr, to: LocalEnd, bytes: u32) {
-        let came = self.arrival(from, to);
+    pub fn path_seen(&mut self, peer: PeerId, via: Via, bytes: u32) {
+        let came = self.way(via);
         self.endpoint.handle_path_seen(now(), peer, came, bytes);
     }
 
     /// A sealed echo of ours came back; `rtt` as the data plane measured it.
-    pub fn echo_reply(&mut self, peer: PeerId, id: u64, from: SocketAddr, to: LocalEnd, rtt: Duration) {
-        let came = self.arrival(from, to);
+    pub fn echo_reply(&mut self, peer: PeerId, id: u64, via: Via, rtt: Duration) {
+        let came = self.way(via);
         self.endpoint.handle_echo_reply(now(), peer, id, came, rtt);
     }
 
@@ -82,6 +82,26 @@ impl Ike {
         }
     }
 
+    /// The way by which something came.
+    fn way(&self, via: Via) -> Hop {
+        match via {
+            Via::Udp { from, to } => self.arrival(from, to).hop(),
+            Via::Stream(stream) => Hop::Stream(stream),
+        }
+    }
+
+    /// Whether packets for a peer go by a stream, or by UDP; `None` while they go nowhere.
+    pub fn goes_by_stream(&self, peer: PeerId) -> Option<bool> {
+        let hop = self.endpoint.all_paths().esp_hop(peer)?;
+        Some(matches!(hop, Hop::Stream(_)))
+    }
+
+    /// Somebody who says that it is this peer can be reached in these streams.
+    pub fn set_streams(&mut self, peer: PeerId, streams: &[StreamId]) {
+        // Its number is that of a peer that there is.
+        let _ = self.endpoint.set_streams(now(), peer, streams);
+    }
+
     pub(super) fn arrival(&self, from: SocketAddr, to: LocalEnd) -> Arrival {
         let local = SocketAddr::new(to.address, self.listen.port());
         Arrival { interface: to.interface, ..Arrival::new(local, from) }
@@ -112,7 +132,7 @@ impl Ike {
     pub fn inner_mtu(&self, place: usize) -> Option<u16> {
         let paths = self.endpoint.paths(*self.ids.get(place)?);
         let used = paths.iter().find(|path| path.in_use)?;
-        let whole = esp::frame_len_max(Mode::Ip, used.mtu_reported, used.hop.remote.is_ipv6());
+        let whole = esp::frame_len_max(Mode::Ip, used.mtu_reported, used.hop.is_ipv6());
         let fits = if used.split { 2 * whole.saturating_sub(half::LEN) } else { whole };
         Some(u16::try_from(fits).unwrap_or(u16::MAX))
     }

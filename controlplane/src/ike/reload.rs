@@ -101,7 +101,7 @@ impl Ike {
 
     /// A peer that there was before is another one.
     fn change(&mut self, id: PeerId, (before, peer): (&Peer, &Peer), (local, first): (Option<SocketAddr>, Option<SocketAddr>)) {
-        let there = self.endpoint.hop(id).map(|hop| hop.remote);
+        let there = self.endpoint.hop(id).and_then(|hop| hop.remote().address());
         let stays = there.is_some_and(|there| self.remotes.get(&id).is_some_and(|remotes| remotes.contains(&there)));
         if before.endpoints != peer.endpoints && !stays && first.is_some() {
             // One that was not connected goes there with its next attempt.

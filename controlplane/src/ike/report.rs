@@ -6,7 +6,7 @@ use std::time::Instant;
 use adit_engine::ike::{
     ConnectionState, Counters, Endpoint, Explanation, IkeStatus, Missing, Narrowed, Offers, PeerStatus, Refusal, Role, Wish,
 };
-use adit_engine::path::PathStatus;
+use adit_engine::path::{Hop, PathStatus, UdpHop};
 use adit_engine::shown::Shown;
 use adit_proto::control::PeerId;
 
@@ -84,7 +84,16 @@ fn peer(status: &PeerStatus, now: Instant) -> ByIke {
     }
 }
 
+/// The two ends of a way, ours first. A stream has none: the relay is where it begins.
+pub fn ends(hop: &Hop) -> [String; 2] {
+    match hop {
+        Hop::Udp(UdpHop { local, remote, .. }) => [local.to_string(), remote.to_string()],
+        Hop::Stream(stream) => ["relay".to_owned(), stream.to_string()],
+    }
+}
+
 fn ike_sa(ike: &IkeStatus, now: Instant) -> schema::IkeSa {
+    let [local, remote] = ends(&ike.hop);
     schema::IkeSa {
         initiator_spi: ike.spis.initiator.to_string(),
         responder_spi: ike.spis.responder.to_string(),
@@ -101,8 +110,8 @@ fn ike_sa(ike: &IkeStatus, now: Instant) -> schema::IkeSa {
         peer_certificate_until: ike.peer_certificate_until,
         peer_certificate_remaining_s: ike.peer_certificate_until.map(schema::remaining_s),
         own_certificate_until: ike.own_certificate_until,
-        local: ike.hop.local.to_string(),
-        remote: ike.hop.remote.to_string(),
+        local,
+        remote,
         nat_here: ike.nat.here,
         nat_there: ike.nat.there,
         mobike: ike.mobike,
@@ -148,7 +157,7 @@ fn about_path(path: &PathStatus) -> Option<String> {
             1 => "larger ones vanished once, and nobody said so".to_owned(),
             times => format!("larger ones vanished {times} times, and nobody said so"),
         };
-        format!("the way to {} carries packets of {mtu} bytes, though the route says {mtu_route}: {why}", hop.remote)
+        format!("the way to {} carries packets of {mtu} bytes, though the route says {mtu_route}: {why}", hop.remote())
     })
 }
 
@@ -190,6 +199,7 @@ pub fn explanation(
             .collect(),
         offers: all.into_iter().filter(|offers| !offers.ours.is_empty() || !offers.theirs.is_empty()).collect(),
         lacks: Vec::new(),
+        way: None,
         paths: paths.iter().filter_map(about_path).collect(),
         drops: Vec::new(),
         missing: status.and_then(|status| status.ike.first()).map(|ike| missing(ike, now)).unwrap_or_default(),
@@ -213,6 +223,7 @@ pub fn of_static_key(peer: &schema::Peer, paths: &[PathStatus]) -> schema::Expla
         differences: Vec::new(),
         offers: Vec::new(),
         lacks: Vec::new(),
+        way: None,
         paths: paths.iter().filter_map(about_path).collect(),
         drops: Vec::new(),
         missing: Vec::new(),

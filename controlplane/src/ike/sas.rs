@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use adit_channel::LiveSa;
 use adit_engine::ike::selectors::{SelectorPair, between};
 use adit_engine::ike::{ChildKeys, Event, IkeSpis};
-use adit_engine::path::PathEvent;
+use adit_engine::path::{self, PathEvent};
 use adit_proto::control::{
     ChildId, Command, Direction, Hop, InboundSa, Mac, OutboundSa, PathId, PeerId, PeerTag, Selector, Spi, UdpHop,
 };
@@ -296,9 +296,14 @@ impl Sas {
                 return self.tell(peer);
             }
             PathEvent::Set { peer, path, hop, mtu, mtu_reported, .. } => {
-                let (local, interface) = (Some(hop.local.ip()).filter(|local| !local.is_unspecified()), hop.interface);
-                let hop = UdpHop { local, interface, ..UdpHop::to(hop.remote) };
-                Command::PathSet { peer, path, hop: Hop::Udp(hop), mtu, mtu_reported }
+                let hop = match hop {
+                    path::Hop::Udp(hop) => {
+                        let local = Some(hop.local.ip()).filter(|local| !local.is_unspecified());
+                        Hop::Udp(UdpHop { local, interface: hop.interface, ..UdpHop::to(hop.remote) })
+                    }
+                    path::Hop::Stream(stream) => Hop::Stream(stream),
+                };
+                Command::PathSet { peer, path, hop, mtu, mtu_reported }
             }
             PathEvent::Use { peer, path } => Command::PathUse { peer, path },
             PathEvent::Remove { peer, path } => Command::PathRemove { peer, path },

@@ -85,7 +85,7 @@ pub fn peer(config: &Config, peer: &Peer, known: &Known, pool: Pool) -> Option<P
         respond: ike.role != Role::Initiator,
         local: Some(config.listen).filter(|listen| !listen.ip().is_unspecified()),
         remotes: known.addresses(config.listen, peer),
-        awaits_remotes: resolve::awaits(peer),
+        awaits_remotes: resolve::awaits(peer) || config.relay.is_some(),
         from: peer.from.clone(),
         local_id: config.ike.id.clone(),
         remote_id: ike.id.clone(),

@@ -39,8 +39,9 @@ fn send(ike: &mut Ike, settled: bool) -> Vec<Transmit> {
 }
 
 fn take(ike: &mut Ike, datagram: &Transmit) {
-    let to = LocalEnd { address: datagram.remote.ip(), interface: 0 };
-    ike.receive(&PuntHeader { from: datagram.local, to, class: 0 }, &datagram.payload);
+    let hop = datagram.hop.udp().expect("a way of UDP");
+    let to = LocalEnd { address: hop.remote.ip(), interface: 0 };
+    ike.receive(&PuntHeader { from: hop.local, to, class: 0 }, &datagram.payload);
 }
 
 /// The inbound and the outbound SPI of the only Child SA.

@@ -8,7 +8,7 @@ use prometheus::proto::{Metric, MetricFamily, MetricType};
 use super::stamps::Scrape;
 use super::{counter, family, gauge};
 use crate::config::Config;
-use crate::ike::report::Report;
+use crate::ike::report::{Report, ends};
 use crate::view::View;
 
 /// A number of a path that only grows: name of its family, help, and how it is read.
@@ -96,6 +96,6 @@ pub fn families(view: &View, config: &Config, report: &Report, scrape: &mut Scra
 
 /// Where a path leads: its number, which is the label of all other families, says nothing by itself.
 fn info(peer: &str, path: &PathStatus) -> Metric {
-    let [local, remote] = [path.hop.local, path.hop.remote].map(|end| end.to_string());
+    let [local, remote] = ends(&path.hop);
     gauge(&[("local", &local), ("path", &path.path.index().to_string()), ("peer", peer), ("remote", &remote)], 1.0)
 }

@@ -6,7 +6,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::routing_rules::MARK;
-use adit_engine::path::{Route, Underlay};
+use adit_engine::path::{Route, StreamId, Underlay};
 use rtnetlink::packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope};
 use rtnetlink::packet_route::link::{InfoBridge, InfoData, InfoKind, LinkAttribute, LinkInfo, LinkMessage};
@@ -171,6 +171,11 @@ impl Underlay for KernelUnderlay {
             route.mtu = mtu_of(&found).or(route.link_mtu);
         }
         route
+    }
+
+    /// Those that there are come from the client of the relay.
+    fn has_stream(&mut self, _stream: StreamId) -> bool {
+        true
     }
 
     fn addresses(&mut self) -> Vec<IpAddr> {

@@ -17,7 +17,7 @@ use crate::children::{self, LiveSas};
 use crate::config::MacText;
 use crate::desired::Desired;
 use crate::desired::static_key::WantedSa;
-use crate::ike::report::{ByIke, Report};
+use crate::ike::report::{ByIke, Report, ends};
 use crate::meter::WorkerRates;
 use crate::meter::drops::Dropped;
 use crate::numbers::{Numbers, SocketNumbers};
@@ -77,6 +77,7 @@ impl View {
                 addresses: interface.addresses.iter().map(ToString::to_string).collect(),
             },
             certificates: self.certificates(),
+            relay: self.relay(),
             peers: self.peers_at(&desired, 0..config.peers.len(), &reported).into_iter().map(|one| one.peer).collect(),
             workers: self.workers(&numbers),
             drops: drops(&numbers, &self.port500),
@@ -269,10 +270,11 @@ fn one_peer(desired: &Desired, place: usize, wanted: &[&WantedSa], ike: &Report,
 }
 
 fn peer_path(path: &PathStatus, counters: PathCounters) -> schema::PeerPath {
+    let [local, remote] = ends(&path.hop);
     schema::PeerPath {
         id: path.path.index() as u8,
-        local: path.hop.local.to_string(),
-        remote: path.hop.remote.to_string(),
+        local,
+        remote,
         in_use: path.in_use,
         ike: path.ike,
         proven: path.proven,

@@ -10,6 +10,7 @@
 //!  │   injects ring    control → data         `inject_bytes`
 //!  │   events ring     data → control         `event_bytes`
 //!  │   punts ring      data → control         `punt_bytes`
+//!  │   trains rings    data → control, and control → data: `train_bytes` each, of paths that are streams
 //!  │   counters        data                   status word, counts, drops, gauges
 //!  │   latencies       data                   histograms of 1024 buckets
 //!  │   live SAs        data                   `sa_slots` × 128 bytes, each a seqlock; then totals
@@ -31,7 +32,7 @@ use crate::ring::HEAD_WORDS;
 use crate::sync::{AtomicU64, Ordering};
 
 /// Version of this layout and of the records in the rings. A master of another version is refused.
-pub const LAYOUT_VERSION: u32 = 18;
+pub const LAYOUT_VERSION: u32 = 19;
 
 /// "ADITCHAN".
 pub const MAGIC: u64 = u64::from_le_bytes(*b"ADITCHAN");
@@ -66,6 +67,8 @@ pub struct Sizes {
     pub punt_bytes: u32,
     /// Bytes of the ring of injected datagrams of each worker, 256 KiB to 64 MiB.
     pub inject_bytes: u32,
+    /// Bytes of each of the two rings of trains of each worker, 256 KiB to 64 MiB.
+    pub train_bytes: u32,
     /// Most bytes that the vault keeps, up to 64 MiB.
     pub vault_bytes: u32,
 }
@@ -81,6 +84,7 @@ impl Default for Sizes {
             event_bytes: 64 << 10,
             punt_bytes: 1 << 20,
             inject_bytes: 1 << 20,
+            train_bytes: 1 << 20,
             vault_bytes: 1 << 20,
         }
     }
@@ -107,6 +111,7 @@ impl Sizes {
             event_bytes: ring(self.event_bytes, RING_BYTES_MIN)?,
             punt_bytes: ring(self.punt_bytes, DATAGRAM_RING_BYTES_MIN)?,
             inject_bytes: ring(self.inject_bytes, DATAGRAM_RING_BYTES_MIN)?,
+            train_bytes: ring(self.train_bytes, DATAGRAM_RING_BYTES_MIN)?,
             ..self
         })
     }
@@ -119,6 +124,8 @@ pub struct WorkerBlock {
     pub injects: Range<usize>,
     pub events: Range<usize>,
     pub punts: Range<usize>,
+    pub trains_up: Range<usize>,
+    pub trains_down: Range<usize>,
     pub counters: Range<usize>,
     pub latencies: Range<usize>,
     pub live: Range<usize>,
@@ -171,6 +178,8 @@ impl Layout {
             injects: placer.place(HEAD_WORDS + words(sizes.inject_bytes), LINE_WORDS),
             events: placer.place(HEAD_WORDS + words(sizes.event_bytes), LINE_WORDS),
             punts: placer.place(HEAD_WORDS + words(sizes.punt_bytes), LINE_WORDS),
+            trains_up: placer.place(HEAD_WORDS + words(sizes.train_bytes), LINE_WORDS),
+            trains_down: placer.place(HEAD_WORDS + words(sizes.train_bytes), LINE_WORDS),
             counters: placer.place(crate::counters::WORDS, LINE_WORDS),
             latencies: placer.place(Latency::COUNT * BUCKETS, LINE_WORDS),
             live: placer.place(crate::live::words(sizes.sa_slots), LINE_WORDS),
@@ -194,7 +203,7 @@ impl Layout {
     pub fn write_header(&self, words: &[AtomicU64], info_len: usize) {
         let s = &self.sizes;
         let tables = [u32::from(s.workers), s.sa_slots, u32::from(s.path_slots), u32::from(s.peer_slots)];
-        let bytes = [s.command_bytes, s.event_bytes, s.punt_bytes, s.inject_bytes, s.vault_bytes];
+        let bytes = [s.command_bytes, s.event_bytes, s.punt_bytes, s.inject_bytes, s.train_bytes, s.vault_bytes];
         let sizes = tables.into_iter().chain(bytes).map(u64::from);
         let fields = [u64::from(LAYOUT_VERSION), fingerprint()].into_iter().chain(sizes).chain([info_len as u64]);
         for (word, value) in words[1..].iter().zip(fields) {
@@ -225,10 +234,11 @@ impl Layout {
             event_bytes: size(8)?,
             punt_bytes: size(9)?,
             inject_bytes: size(10)?,
-            vault_bytes: size(11)?,
+            train_bytes: size(11)?,
+            vault_bytes: size(12)?,
         };
         let layout = Layout::new(sizes).filter(|layout| layout.sizes == sizes).ok_or(HeaderError::Sizes)?;
-        let info_len = usize::try_from(field(12)).map_err(|_| HeaderError::Sizes)?;
+        let info_len = usize::try_from(field(13)).map_err(|_| HeaderError::Sizes)?;
         if layout.bytes() as u64 != bytes || info_len > layout.info.len() * size_of::<u64>() {
             return Err(HeaderError::Sizes);
         }
@@ -271,6 +281,8 @@ mod tests {
                 &block.injects,
                 &block.events,
                 &block.punts,
+                &block.trains_up,
+                &block.trains_down,
                 &block.counters,
                 &block.latencies,
                 &block.live,
@@ -301,6 +313,7 @@ mod tests {
             Sizes { command_bytes: 4095, ..good },
             Sizes { punt_bytes: 65536, ..good },
             Sizes { inject_bytes: u32::MAX, ..good },
+            Sizes { train_bytes: 65536, ..good },
             Sizes { vault_bytes: u32::MAX, ..good },
         ];
         assert!(bad.into_iter().all(|sizes| Layout::new(sizes).is_none()));
@@ -313,6 +326,7 @@ mod tests {
             event_bytes: PART_BYTES_MAX,
             punt_bytes: PART_BYTES_MAX,
             inject_bytes: PART_BYTES_MAX,
+            train_bytes: PART_BYTES_MAX,
             vault_bytes: PART_BYTES_MAX,
         };
         assert_eq!(Layout::new(max), None, "more than a machine can spare");
@@ -334,7 +348,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_changed_header_gives_the_same_layout_or_an_error(at in 0usize..13, value in prop_oneof![any::<u64>(), 0u64..1 << 27]) {
+        fn a_changed_header_gives_the_same_layout_or_an_error(at in 0usize..14, value in prop_oneof![any::<u64>(), 0u64..1 << 27]) {
             let layout = Layout::new(Sizes::default()).unwrap();
             let words = header_of(&layout);
             words[at].store(value, Ordering::Relaxed);

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use adit_proto::control::{Command, Event, InjectHeader, PathId, PeerId, PeerTag, PuntHeader, RECORD_LEN_MAX};
+use adit_proto::control::{Command, Event, InjectHeader, PathId, PeerId, PeerTag, PuntHeader, RECORD_LEN_MAX, TrainHeader};
 use adit_proto::histogram::BUCKETS;
 use adit_proto::stats::Latency;
 use socket2::Socket;
@@ -166,6 +166,8 @@ struct WorkerLink {
     injects: Producer<Words>,
     events: Consumer<Words>,
     punts: Consumer<Words>,
+    trains_up: Consumer<Words>,
+    trains_down: Producer<Words>,
     counters: CounterBlock<Words>,
     latencies: Words,
     live: LiveTable<Words>,
@@ -185,6 +187,8 @@ impl WorkerLink {
             injects: Producer::attach(part(block.injects))?,
             events: Consumer::attach(part(block.events), false)?,
             punts: Consumer::attach(part(block.punts), false)?,
+            trains_up: Consumer::attach(part(block.trains_up), false)?,
+            trains_down: Producer::attach(part(block.trains_down))?,
             counters: CounterBlock::new(part(block.counters)),
             latencies: part(block.latencies),
             live: LiveTable::new(part(block.live)),
@@ -364,6 +368,17 @@ impl Master {
         Ok(())
     }
 
+    /// Gives a worker a train of ESP packets that came in a stream. [`Master::flush`] wakes it.
+    pub fn send_train(&mut self, worker: u16, header: TrainHeader, bytes: &[u8]) -> Result<(), SendError> {
+        if bytes.len() > DATAGRAM_LEN_MAX {
+            return Err(SendError::TooLong);
+        }
+        let link = self.link(worker)?;
+        link.trains_down.push(0, &header.to_words(), bytes)?;
+        link.unflushed = true;
+        Ok(())
+    }
+
     /// Wakes the workers that something was sent to.
     pub fn flush(&mut self) {
         for link in &mut self.workers {
@@ -415,6 +430,27 @@ impl Master {
         None
     }
 
+    /// The next train that a worker has for a stream, in `buf`. Worker `first` is asked first, so that all can have their turn.
+    pub fn poll_train(&mut self, first: u16, buf: &mut Vec<u8>) -> Option<(u16, TrainHeader)> {
+        let (mut prefix, workers) = ([0; TrainHeader::WORDS], self.workers());
+        for worker in (0..workers).map(|n| (first % workers + n) % workers) {
+            for _ in 0..BAD_RECORDS_MAX {
+                match self.workers[usize::from(worker)].trains_up.take(&mut prefix, &mut self.scratch) {
+                    Next::Empty | Next::Corrupt => break,
+                    Next::Record { len, .. } => {
+                        if let Ok(header) = TrainHeader::from_words(prefix) {
+                            buf.splice(.., self.scratch[..len].iter().copied());
+                            return Some((worker, header));
+                        }
+                    }
+                    Next::Skipped { .. } => {}
+                }
+                self.malformed += 1;
+            }
+        }
+        None
+    }
+
     /// Records of the data plane that made no sense.
     pub fn malformed(&self) -> u64 {
         self.malformed
@@ -423,8 +459,9 @@ impl Master {
     /// Whether one of the two planes found nonsense in a ring. Such a ring stays unused until the data plane is restarted.
     pub fn is_corrupt(&self) -> bool {
         self.workers.iter().any(|link| {
-            let down = link.commands.is_corrupt() || link.injects.is_corrupt();
-            down || link.events.is_corrupt() || link.punts.is_corrupt() || link.counters.read().has_corrupt_ring()
+            let down = link.commands.is_corrupt() || link.injects.is_corrupt() || link.trains_down.is_corrupt();
+            let up = link.events.is_corrupt() || link.punts.is_corrupt() || link.trains_up.is_corrupt();
+            down || up || link.counters.read().has_corrupt_ring()
         })
     }
 

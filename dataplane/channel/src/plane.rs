@@ -8,8 +8,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use adit_proto::codec::DecodeError;
-use adit_proto::control::{Command, Direction, Event, InjectHeader, PathId, PeerId, PeerTag, PuntHeader, RECORD_LEN_MAX};
+use adit_proto::control::{
+    Command, Direction, Event, InjectHeader, PathId, PeerId, PeerTag, PuntHeader, RECORD_LEN_MAX, TrainHeader,
+};
 use adit_proto::histogram::{BUCKETS, bucket_of};
+use adit_proto::limits::SEGMENTS_OF_TRAIN_MAX;
 use adit_proto::stats::{Count, Drop, Gauge, Latency};
 use zeroize::Zeroizing;
 
@@ -32,9 +35,11 @@ enum Ring {
     Injects = 1,
     Events = 2,
     Punts = 3,
+    TrainsUp = 4,
+    TrainsDown = 5,
 }
 
-/// Why a datagram was not punted.
+/// Why a datagram or a train was not handed up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PuntError {
     /// The ring is full (or corrupt, which the counters then say).
@@ -124,6 +129,8 @@ pub struct Port {
     injects: Consumer<Words>,
     events: Producer<Words>,
     punts: Producer<Words>,
+    trains_up: Producer<Words>,
+    trains_down: Consumer<Words>,
     counters: CounterBlock<Words>,
     latencies: Words,
     live: LiveTable<Words>,
@@ -154,6 +161,8 @@ impl Port {
             injects: Consumer::attach(part(block.injects.clone()), false).expect(FRESH),
             events: Producer::attach(part(block.events.clone())).expect(FRESH),
             punts: Producer::attach(part(block.punts.clone())).expect(FRESH),
+            trains_up: Producer::attach(part(block.trains_up.clone())).expect(FRESH),
+            trains_down: Consumer::attach(part(block.trains_down.clone()), false).expect(FRESH),
             counters: CounterBlock::new(part(block.counters.clone())),
             latencies: part(block.latencies.clone()),
             live: LiveTable::new(part(block.live.clone())),
@@ -203,6 +212,44 @@ impl Port {
         header.encode(&mut encoded);
         let pushed = self.punts.push(0, &to_words(&encoded), bytes);
         self.after_push(pushed, Ring::Punts)
+    }
+
+    /// Gives a train of ESP packets to the master, which sends it in a stream.
+    pub fn train_up(&mut self, header: TrainHeader, bytes: &[u8]) -> Result<(), PuntError> {
+        if !self.attached.is_set() {
+            return Err(PuntError::NoMaster);
+        }
+        let pushed = self.trains_up.push(0, &header.to_words(), bytes);
+        self.after_push(pushed, Ring::TrainsUp)
+    }
+
+    /// Whether the master has a train that came in a stream. One load when it has none.
+    #[inline]
+    pub fn has_trains(&mut self) -> bool {
+        let ready = self.trains_down.is_ready();
+        if !ready && self.trains_down.is_corrupt() {
+            self.counters.mark_corrupt(Ring::TrainsDown as u32);
+        }
+        ready
+    }
+
+    /// The next train that came in a stream, in `window`: its header and its length in bytes. Without a meaning, longer than the window or
+    /// with more packets than a train can have it is counted as [`Drop::TrainBad`] and passed over.
+    pub fn next_train(&mut self, window: &mut [u8]) -> Option<(TrainHeader, usize)> {
+        let mut prefix = [0; TrainHeader::WORDS];
+        for _ in 0..BAD_RECORDS_MAX {
+            match self.trains_down.take(&mut prefix, window) {
+                Next::Empty => return None,
+                Next::Record { len, .. } => match TrainHeader::from_words(prefix) {
+                    Ok(header) if (1..=SEGMENTS_OF_TRAIN_MAX).contains(&header.packets(len)) => return Some((header, len)),
+                    Ok(_) | Err(_) => {}
+                },
+                Next::Skipped { .. } => {}
+                Next::Corrupt => return self.corrupt(Ring::TrainsDown),
+            }
+            self.drop(Drop::TrainBad, 1);
+        }
+        None
     }
 
     fn after_push(&self, pushed: Result<bool, PushError>, ring: Ring) -> Result<(), PuntError> {

@@ -8,7 +8,8 @@ use adit_channel::{
     SendError, Sizes, Standing,
 };
 use adit_proto::control::{
-    ChildId, Command, Direction, Event, Feature, InjectHeader, LocalEnd, OutboundSa, PeerId, PuntHeader, SaKey, Spi,
+    ChildId, Command, Direction, Event, Feature, InjectHeader, LocalEnd, OutboundSa, PeerId, PuntHeader, SaKey, Spi, StreamId,
+    TrainHeader,
 };
 use adit_proto::histogram::{BUCKETS, bucket_of};
 use adit_proto::stats::{Count, Drop, Gauge, Latency};
@@ -181,6 +182,42 @@ fn datagrams_go_both_ways() {
     master.inject(0, &header, b"next").unwrap();
     assert_eq!(port.next_inject(&mut [0; 50]), Some((header, 4)), "what is longer than the buffer is passed over");
     assert_eq!(master.counters(0).drop(Drop::InjectBad), 1);
+}
+
+#[test]
+fn trains_go_both_ways_and_all_workers_have_their_turn() {
+    let mut plane = Plane::new(sizes(2));
+    let header = |stream, segment| TrainHeader { stream: StreamId(stream), class: 0x2e, segment };
+    assert_eq!(plane.ports[1].train_up(header(1, 5), b"early"), Err(PuntError::NoMaster));
+    let mut master = plane.master();
+    let mut buf = vec![9];
+    for len in [1, 7, 8, 1400, DATAGRAM_LEN_MAX] {
+        let bytes: Vec<u8> = (0..len).map(|i| i as u8).collect();
+        let of = |worker: u64| header(worker, 600);
+        (0..2).for_each(|worker| plane.ports[worker].train_up(of(worker as u64), &bytes).unwrap());
+        assert_eq!(master.poll_train(1, &mut buf), Some((1, of(1))), "the one that is named has the first turn");
+        assert_eq!((master.poll_train(1, &mut buf), &buf), (Some((0, of(0))), &bytes));
+        assert_eq!(master.poll_train(0, &mut buf), None);
+        assert!(!plane.ports[1].has_trains());
+        master.send_train(1, of(7), &bytes).unwrap();
+        assert!(plane.ports[1].has_trains());
+        let mut window = vec![0; DATAGRAM_LEN_MAX];
+        assert_eq!(plane.ports[1].next_train(&mut window), Some((of(7), len)));
+        assert_eq!(window[..len], bytes);
+    }
+    assert_eq!(master.send_train(0, header(1, 9), &[0; DATAGRAM_LEN_MAX + 1]), Err(SendError::TooLong));
+    assert_eq!(master.send_train(2, header(1, 9), &[]), Err(SendError::NoSuchWorker));
+    // Without packets, with too many of them, longer than the window: passed over and counted.
+    for (segment, len) in [(9, 0), (1, 129), (1, 101)] {
+        master.send_train(0, header(1, segment), &vec![7; len]).unwrap();
+    }
+    master.send_train(0, header(2, 100), &[7; 100]).unwrap();
+    assert_eq!(plane.ports[0].next_train(&mut [0; 100]), Some((header(2, 100), 100)));
+    assert_eq!((plane.ports[0].next_train(&mut [0; 100]), master.counters(0).drop(Drop::TrainBad)), (None, 3));
+    let given = (0..).take_while(|_| plane.ports[0].train_up(header(1, 1000), &[7; 60_000]).is_ok()).count();
+    assert_eq!(plane.ports[0].train_up(header(1, 1000), &[7; 60_000]), Err(PuntError::Full));
+    assert_eq!(std::iter::from_fn(|| master.poll_train(0, &mut buf)).count(), given);
+    assert!(given > 10 && !master.is_corrupt());
 }
 
 #[test]

@@ -8,7 +8,9 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use adit_channel::{AttachError, Listener, LiveSa, Master, PlaneInfo, Port, Region, Sizes};
-use adit_proto::control::{ChildId, Command, Direction, Event, InjectHeader, LocalEnd, PeerId, PuntHeader, Spi};
+use adit_proto::control::{
+    ChildId, Command, Direction, Event, InjectHeader, LocalEnd, PeerId, PuntHeader, Spi, StreamId, TrainHeader,
+};
 use adit_proto::stats::{Count, Latency};
 use adit_proto::suite::Suite;
 use proptest::prelude::*;
@@ -31,6 +33,7 @@ impl Pair {
             event_bytes: 4096,
             punt_bytes: 256 << 10,
             inject_bytes: 256 << 10,
+            train_bytes: 256 << 10,
             ..Sizes::default()
         };
         let info = PlaneInfo {
@@ -97,6 +100,11 @@ fn work(port: &mut Port) {
         }
         let to = LocalEnd { address: "192.0.2.1".parse().unwrap(), interface: 1 };
         let _ = port.punt(&PuntHeader { from: "192.0.2.7:7".parse().unwrap(), to, class: 0 }, &buf[..turn]);
+        let header = TrainHeader { stream: StreamId(7), class: 0, segment: 700 };
+        let _ = port.train_up(header, &buf[..turn]);
+        if let Some((header, len)) = port.next_train(&mut buf) {
+            assert!(len <= buf.len() && header.packets(len) <= 128);
+        }
         port.count(Count::Turns, 1);
         port.latency(Latency::Inbound, turn as u64);
         port.sa_update(turn as u32 % 9, 1, 2, 3);
@@ -109,6 +117,10 @@ fn rule(master: &mut Master) {
     for ticket in 0..600 {
         let _ = master.send(0, ticket, &Command::PeerRemove { peer: PeerId(1) });
         let _ = master.inject(0, &InjectHeader::to("192.0.2.7:7".parse().unwrap()), &[7; 700]);
+        let _ = master.send_train(0, TrainHeader { stream: StreamId(7), class: 0, segment: 300 }, &[7; 700]);
+        if master.poll_train(0, &mut buf).is_some() {
+            assert!(buf.len() <= 65535);
+        }
         let _ = master.poll_event();
         if master.poll_punt(&mut buf).is_some() {
             assert!(buf.len() <= 65535);
@@ -123,9 +135,10 @@ fn rule(master: &mut Master) {
 const RING: u64 = 256 + 4096;
 const BIG: u64 = 256 + (256 << 10);
 /// Where each ring begins: both cursors, 128 bytes apart, and from 256 on the records.
-const RINGS: [u64; 4] = [4096, 4096 + RING, 4096 + RING + BIG, 4096 + 2 * RING + BIG];
+const RINGS: [u64; 6] =
+    [4096, 4096 + RING, 4096 + RING + BIG, 4096 + 2 * RING + BIG, 4096 + 2 * RING + 2 * BIG, 4096 + 2 * RING + 3 * BIG];
 /// Where counters, live SAs and vault begin.
-const TABLES: u64 = 4096 + 2 * RING + 2 * BIG;
+const TABLES: u64 = 4096 + 2 * RING + 4 * BIG;
 
 /// Places to change: the header, the cursors of the rings and the records after them, anything.
 fn places(len: u64) -> impl Strategy<Value = u64> {

@@ -1,10 +1,10 @@
-//! Sends trains. When the kernel refuses one, it goes in parts, and what the parts show says who is to blame: the kernel, which
+//! Sends trains: to the kernel, or to the control plane where the path is a stream. When the kernel refuses one, it goes in parts, and what the parts show says who is to blame: the kernel, which
 //! takes fewer segments, or one path of one peer, on which `UDP_SEGMENT` does not work.
 
 use std::io;
 
 use adit_channel::PathCount;
-use adit_proto::control::Direction;
+use adit_proto::control::{Direction, StreamId};
 use adit_proto::stats::{Count, Drop, Gauge};
 
 use crate::environment::Environment;
@@ -18,6 +18,11 @@ pub fn send(train: &mut Train, env: &mut Environment) -> Option<Lot> {
     if train.is_empty() {
         return None;
     }
+    if let Some(stream) = train.hop().to.stream() {
+        give_to_stream(train, stream, env);
+        train.clear();
+        return None;
+    }
     env.port.count(Count::UdpSends, 1);
     let gso_disabled = match give(train, train.bytes(), env) {
         Ok(()) => {
@@ -28,6 +33,19 @@ pub fn send(train: &mut Train, env: &mut Environment) -> Option<Lot> {
     };
     train.clear();
     gso_disabled.then_some(train.lot())
+}
+
+/// Gives the train to the control plane, whole or not at all.
+#[cold]
+fn give_to_stream(train: &Train, stream: StreamId, env: &mut Environment) {
+    let count = train.count() as u64;
+    match env.give_to_stream(stream, train.lot().class, train.bytes(), train.segment()) {
+        Ok(()) => {
+            env.port.path_count(train.slot(), PathCount::SentPackets, count);
+            env.port.path_count(train.slot(), PathCount::SentBytes, train.bytes().len() as u64);
+        }
+        Err(why) => env.port.drop_of(train.lot().peer, Direction::Outbound, why, count),
+    }
 }
 
 /// Gives some packets of the train to the kernel, in one call.

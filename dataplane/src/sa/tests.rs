@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use adit_proto::control::{LocalEnd, SaKey};
+use adit_proto::control::{LocalEnd, SaKey, Via};
 use adit_proto::suite::Suite;
 use proptest::prelude::*;
 
@@ -176,11 +176,8 @@ fn where_a_peer_sends_from_is_told_until_it_was_heard() {
     let found = |tables: &mut Tables, port, now_s, room| {
         let mut reported = false;
         let changed = tables.found_at(PeerId(1), &arrival(port), 99, now_s, |event| {
-            let from = ([192, 0, 2, 9], port).into();
-            assert_eq!(
-                *event,
-                Event::PathSeen { peer: PeerId(1), tag: PeerTag(7), path: None, from, to: arrival(port).to, bytes: 99 }
-            );
+            let via = Via::Udp { from: ([192, 0, 2, 9], port).into(), to: arrival(port).to };
+            assert_eq!(*event, Event::PathSeen { peer: PeerId(1), tag: PeerTag(7), path: None, via, bytes: 99 });
             reported = true;
             room
         });

@@ -1,5 +1,6 @@
 //! Paths: the ways on which datagrams reach a peer. A peer has up to eight, one of them in use.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::codec::{DecodeError, Reader, Writer};
@@ -31,11 +32,24 @@ impl PathId {
     }
 }
 
+/// A stream to a peer, as over a relay. The control plane has it and chooses its number; all that the data plane knows of it is that trains
+/// of this number go up to the control plane and come down from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StreamId(pub u64);
+
+impl fmt::Display for StreamId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "stream {:016x}", self.0)
+    }
+}
+
 /// How datagrams go to the other end of a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Hop {
     /// As UDP, straight from a socket of the data plane.
     Udp(UdpHop),
+    /// As trains in a stream of the control plane. They count as packets of IPv4 and UDP where the length of packets is meant.
+    Stream(StreamId),
 }
 
 /// A way for UDP datagrams.
@@ -63,6 +77,23 @@ pub struct LocalEnd {
     pub address: IpAddr,
     /// Index of the interface.
     pub interface: u32,
+}
+
+/// How a datagram came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Via {
+    Udp { from: SocketAddr, to: LocalEnd },
+    Stream(StreamId),
+}
+
+/// Stands before a train of ESP packets on its way between the planes, in either direction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TrainHeader {
+    pub stream: StreamId,
+    /// Traffic class of the packets, as their outer headers would have it.
+    pub class: u8,
+    /// Length of every packet but the last, which may be shorter; never 0.
+    pub segment: u16,
 }
 
 /// Stands before a datagram that the data plane hands up.
@@ -94,8 +125,9 @@ impl InjectHeader {
     }
 }
 
-/// Code of a UDP hop. TURN and stream hops will have others.
+/// Codes of the kinds of hops. TURN will have another one.
 const HOP_UDP: u8 = 1;
+const HOP_STREAM: u8 = 2;
 
 impl PathId {
     pub(super) fn write(self, writer: &mut Writer) {
@@ -126,16 +158,60 @@ impl Hop {
                 write_source(writer.u8(HOP_UDP).u8(hop.socket), hop.local, hop.interface);
                 writer.addr(hop.remote);
             }
+            Hop::Stream(stream) => {
+                writer.u8(HOP_STREAM).u64(stream.0);
+            }
         }
     }
 
     pub(super) fn read(reader: &mut Reader) -> Result<Hop, DecodeError> {
-        if reader.u8()? != HOP_UDP {
-            return Err(DecodeError::BadValue("hop"));
+        match reader.u8()? {
+            HOP_UDP => {
+                let socket = reader.u8()?;
+                let (local, interface) = read_source(reader)?;
+                Ok(Hop::Udp(UdpHop { socket, local, interface, remote: reader.addr()? }))
+            }
+            HOP_STREAM => Ok(Hop::Stream(StreamId(reader.u64()?))),
+            _ => Err(DecodeError::BadValue("hop")),
         }
-        let socket = reader.u8()?;
-        let (local, interface) = read_source(reader)?;
-        Ok(Hop::Udp(UdpHop { socket, local, interface, remote: reader.addr()? }))
+    }
+}
+
+impl Via {
+    pub(super) fn write(&self, writer: &mut Writer) {
+        match self {
+            Via::Udp { from, to } => to.write(writer.u8(HOP_UDP).addr(*from)),
+            Via::Stream(stream) => drop(writer.u8(HOP_STREAM).u64(stream.0)),
+        }
+    }
+
+    pub(super) fn read(reader: &mut Reader) -> Result<Via, DecodeError> {
+        match reader.u8()? {
+            HOP_UDP => Ok(Via::Udp { from: reader.addr()?, to: LocalEnd::read(reader)? }),
+            HOP_STREAM => Ok(Via::Stream(StreamId(reader.u64()?))),
+            _ => Err(DecodeError::BadValue("way")),
+        }
+    }
+}
+
+impl TrainHeader {
+    /// Words that it takes.
+    pub const WORDS: usize = 2;
+
+    /// As the words that stand before a record.
+    pub fn to_words(self) -> [u64; TrainHeader::WORDS] {
+        [self.stream.0, u64::from(self.segment) << 8 | u64::from(self.class)]
+    }
+
+    /// Reads what [`TrainHeader::to_words`] makes; any words give a header or the reason why they are none.
+    pub fn from_words([stream, rest]: [u64; TrainHeader::WORDS]) -> Result<TrainHeader, DecodeError> {
+        let segment = u16::try_from(rest >> 8).ok().filter(|segment| *segment != 0).ok_or(DecodeError::BadValue("segment"))?;
+        Ok(TrainHeader { stream: StreamId(stream), class: rest as u8, segment })
+    }
+
+    /// How many packets there are in a train of so many bytes.
+    pub fn packets(&self, len: usize) -> usize {
+        len.div_ceil(self.segment.max(1).into())
     }
 }
 
@@ -239,10 +315,25 @@ mod tests {
         }
 
         #[test]
+        fn headers_of_trains_come_back_and_other_words_are_none(stream: u64, class: u8, segment in 1u16.., any: [u64; 2]) {
+            let header = TrainHeader { stream: StreamId(stream), class, segment };
+            prop_assert_eq!(TrainHeader::from_words(header.to_words()), Ok(header));
+            prop_assert!(TrainHeader::from_words(any).is_ok_and(|read| read.to_words() == any) || any[1] >> 24 != 0 || any[1] >> 8 == 0);
+        }
+
+        #[test]
         fn any_bytes_give_a_header_or_an_error(bytes: [u8; PuntHeader::LEN_MAX], short in 0..PuntHeader::LEN_MAX) {
             let _ = (PuntHeader::decode(&bytes), InjectHeader::decode(&bytes));
             let _ = (PuntHeader::decode(&bytes[..short]), InjectHeader::decode(&bytes[..short]));
         }
+    }
+
+    #[test]
+    fn the_last_packet_of_a_train_may_be_shorter() {
+        let header = TrainHeader { stream: StreamId(1), class: 0, segment: 1000 };
+        assert_eq!([0, 1, 1000, 1001, 65_535].map(|len| header.packets(len)), [0, 1, 1, 2, 66]);
+        assert_eq!(TrainHeader::from_words([1, 0xb8]), Err(DecodeError::BadValue("segment")), "packets without length");
+        assert_eq!(StreamId(0xbeef).to_string(), "stream 000000000000beef");
     }
 
     #[test]

@@ -5,8 +5,8 @@
 use zeroize::Zeroizing;
 
 use super::{
-    ChildId, Command, Direction, Event, Feature, Hop, InboundSa, LocalEnd, Mode, OutboundSa, PathId, PeerId, PeerTag, Place,
-    Refusal, SaKey, Selector, Spi,
+    ChildId, Command, Direction, Event, Feature, Hop, InboundSa, Mode, OutboundSa, PathId, PeerId, PeerTag, Place, Refusal,
+    SaKey, Selector, Spi, Via,
 };
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::echo::Answer;
@@ -362,15 +362,15 @@ impl Event {
             Event::SeqHalfway { peer, spi } => writer.u8(event::SEQ_HALFWAY).u16(peer.0).u32(spi.0),
             Event::InboundSaUsed { peer, spi } => writer.u8(event::INBOUND_SA_USED).u16(peer.0).u32(spi.0),
             Event::Degraded { what } => writer.u8(event::DEGRADED).u8(*what as u8),
-            Event::PathSeen { peer, tag, path, from, to, bytes } => {
+            Event::PathSeen { peer, tag, path, via, bytes } => {
                 PathId::write_option(*path, writer.u8(event::PATH_SEEN).u16(peer.0).u64(tag.0));
-                to.write(writer.addr(*from));
+                via.write(&mut writer);
                 writer.u32(*bytes)
             }
-            Event::EchoReply { peer, tag, id, size, rtt_us, path, from, to } => {
+            Event::EchoReply { peer, tag, id, size, rtt_us, path, via } => {
                 writer.u8(event::ECHO_REPLY).u16(peer.0).u64(tag.0).u64(*id).u16(*size).u32(*rtt_us);
                 PathId::write_option(*path, &mut writer);
-                to.write(writer.addr(*from));
+                via.write(&mut writer);
                 &mut writer
             }
             Event::EchoUnsent { peer, tag, id } => writer.u8(event::ECHO_UNSENT).u16(peer.0).u64(tag.0).u64(*id),
@@ -396,8 +396,7 @@ impl Event {
                 peer: PeerId(reader.u16()?),
                 tag: PeerTag(reader.u64()?),
                 path: PathId::read_option(&mut reader)?,
-                from: reader.addr()?,
-                to: LocalEnd::read(&mut reader)?,
+                via: Via::read(&mut reader)?,
                 bytes: reader.u32()?,
             },
             event::ECHO_REPLY => Event::EchoReply {
@@ -407,8 +406,7 @@ impl Event {
                 size: reader.u16()?,
                 rtt_us: reader.u32()?,
                 path: PathId::read_option(&mut reader)?,
-                from: reader.addr()?,
-                to: LocalEnd::read(&mut reader)?,
+                via: Via::read(&mut reader)?,
             },
             event::ECHO_UNSENT => {
                 Event::EchoUnsent { peer: PeerId(reader.u16()?), tag: PeerTag(reader.u64()?), id: reader.u64()? }

@@ -219,7 +219,8 @@ impl Pair {
         while let Some(transmit) = self.ends[node].poll_transmit() {
             // Keepalives say nothing.
             if transmit.payload.len() > 1 {
-                out.push(Datagram { from: transmit.local, to: transmit.remote, payload: transmit.payload });
+                let hop = transmit.hop.udp().expect("a way of UDP");
+                out.push(Datagram { from: hop.local, to: hop.remote, payload: transmit.payload });
             }
         }
         out

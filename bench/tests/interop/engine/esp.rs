@@ -185,7 +185,7 @@ impl DataPlane {
         sealed.ok().context("cannot seal")?;
         debug_assert!(inner.len() >= TAG_LEN);
         let (path, _) = self.paths.get(&sa.keys.peer).context("no path")?;
-        Ok((path.remote, [packet.as_slice(), &inner].concat()))
+        Ok((path.udp().context("a way of UDP")?.remote, [packet.as_slice(), &inner].concat()))
     }
 }
 

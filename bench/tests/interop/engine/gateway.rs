@@ -241,7 +241,8 @@ impl Inside {
         }
         while let Some(transmit) = view.endpoint.poll_transmit() {
             if !view.cut && !view.is_lost() {
-                self.send(transmit.local, transmit.remote, &transmit.payload);
+                let hop = transmit.hop.udp().expect("a way of UDP");
+                self.send(hop.local, hop.remote, &transmit.payload);
             }
         }
         self.changed.notify_all();

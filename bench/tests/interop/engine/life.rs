@@ -263,7 +263,7 @@ fn strongswan_moves_to_another_address() -> Result<()> {
         pair.sites.b.run(&format!("ip address delete {}/24 dev {LINK}", Site::B.outer()))?;
         pair.adit.wait_for("the new path", SOON, |view| {
             let there = SocketAddr::from(([192, 0, 2, 102], NAT_PORT));
-            view.data.paths.values().any(|(hop, _)| hop.remote == there).then_some(())
+            view.data.paths.values().any(|(hop, _)| hop.remote() == there).then_some(())
         })?;
         // With ESP of its own strongSwan does not move a Child SA but rekeys it; until then it sends from the address that is gone.
         pair.adit.wait_for("the Child SA of the new address", SOON, |view| {

@@ -6,7 +6,7 @@ use adit_engine::ike::{ChildKeys, Event, Restored, Usage};
 use adit_engine::path::{Hop, PathEvent, PathId};
 use adit_proto::control::{ChildId, PeerId, Spi};
 
-use crate::link::headers;
+use crate::link::headers_of;
 use crate::load::Esp;
 
 /// Bytes of every packet that is not as long as its path takes.
@@ -134,7 +134,7 @@ impl DataPlane {
 
     /// Whether one of a peer's paths is this one.
     pub(crate) fn knows(&self, peer: PeerId, hop: Hop) -> bool {
-        self.paths.iter().any(|((of, _), known)| *of == peer && known.hop.remote == hop.remote)
+        self.paths.iter().any(|((of, _), known)| *of == peer && known.hop.remote() == hop.remote())
     }
 
     /// An SA to a peer, and whose an inbound one is.
@@ -163,7 +163,7 @@ impl DataPlane {
         let number = self.sealed;
         let seal = |keys: &ChildKeys| {
             let Path { hop, mtu, .. } = self.path_in_use(keys.peer);
-            let len = if self.sends_longest { usize::from(mtu) - headers(hop.remote) } else { PACKET_LEN };
+            let len = if self.sends_longest { usize::from(mtu) - headers_of(&hop) } else { PACKET_LEN };
             let (suite, key) = (keys.suite, keys.key.clone());
             (Esp { spi: keys.spi, by, peer: keys.peer, len, suite, key, esn: keys.esn, number }, hop)
         };

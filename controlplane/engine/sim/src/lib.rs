@@ -24,7 +24,7 @@ pub use config::*;
 pub use dataplane::DataPlane;
 pub use gate::Gate;
 pub use ledger::{Ledger, Missing};
-pub use link::{LinkMtu, TooBig};
+pub use link::{LinkMtu, Relay, TooBig};
 pub use load::{Esp, Load, describe};
 pub use nat::{Allocation, Behaviour, Nat, NatConfig};
 pub use node::Node;

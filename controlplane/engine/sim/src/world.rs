@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 use adit_engine::ike::{
     After, BootClock, ConnectionState, Endpoint, EndpointConfig, Now, PeerConfig, PeerId, Restored, Transmit,
 };
-use adit_engine::path::{Arrival, Hop, Route, Underlay};
+use adit_engine::path::{Arrival, Hop, Route, StreamId, UdpHop, Underlay};
 use zeroize::Zeroizing;
 
 use crate::dataplane::DataPlane;
 use crate::ledger::Ledger;
-use crate::link::{TooBig, headers};
+use crate::link::{Relay, TooBig, headers};
 use crate::load::{Load, describe};
 use crate::nat::{Nat, NatConfig};
 use crate::node::Node;
@@ -42,9 +42,19 @@ impl Net {
 
 #[derive(Clone, Debug)]
 struct Datagram {
-    from: SocketAddr,
-    to: SocketAddr,
+    way: Way,
     load: Load,
+}
+
+/// Where a datagram goes.
+#[derive(Clone, Copy, Debug)]
+enum Way {
+    Udp {
+        from: SocketAddr,
+        to: SocketAddr,
+    },
+    /// To this gateway, in this stream of it.
+    Stream(usize, StreamId),
 }
 
 /// Sees every IKE datagram before it flies, and may change it; `false` loses it.
@@ -58,6 +68,7 @@ pub struct World {
     pub net: Net,
     pub nodes: Vec<Node>,
     pub nats: Vec<Nat>,
+    pub relay: Relay,
     /// In the order in which they came.
     pub too_big: Vec<TooBig>,
     flying: BinaryHeap<Reverse<(Instant, u64)>>,
@@ -91,6 +102,10 @@ impl Underlay for Addresses {
         Route { reachable: first.is_some(), own_address, source: local.or(first.copied()), mtu: Some(1500), ..Route::default() }
     }
 
+    fn has_stream(&mut self, _: StreamId) -> bool {
+        true
+    }
+
     fn addresses(&mut self) -> Vec<IpAddr> {
         self.0.clone()
     }
@@ -98,10 +113,14 @@ impl Underlay for Addresses {
 
 /// What a datagram names is the path that the endpoint has for the way that it goes, unless it was given up at the same moment.
 fn check_path(endpoint: &Endpoint, transmit: &Transmit) {
-    let Transmit { peer: Some(peer), path: Some(path), local, interface, remote, .. } = *transmit else { return };
-    let hop = Hop { local, interface, remote };
+    let Transmit { peer: Some(peer), path: Some(path), hop, .. } = *transmit else { return };
     let known = endpoint.all_paths().find(peer, hop);
     assert!(known.is_none_or(|known| known == path), "{hop:?} is path {known:?} of {peer:?}, and not {path:?}");
+}
+
+/// The two ends of a way that is one of UDP.
+pub fn udp(hop: Hop) -> UdpHop {
+    hop.udp().expect("a way of UDP")
 }
 
 #[expect(clippy::disallowed_methods, reason = "virtual time has to begin at some instant, and there is no other way to get one")]
@@ -129,6 +148,7 @@ impl World {
             net: Net::GOOD,
             nodes: Vec::new(),
             nats: Vec::new(),
+            relay: Relay::default(),
             too_big: Vec::new(),
             flying: BinaryHeap::new(),
             cargo: BTreeMap::new(),
@@ -172,6 +192,14 @@ impl World {
     pub fn add_nat(&mut self, config: NatConfig) -> usize {
         self.nats.push(Nat::new(config));
         self.nats.len() - 1
+    }
+
+    /// Two gateways have a stream to each other: gives that of the first and that of the second.
+    pub fn add_stream(&mut self, ends: [usize; 2]) -> [StreamId; 2] {
+        let [one, other] = [0, 1].map(|end| StreamId(1000 + 2 * self.relay.streams.len() as u64 + end));
+        self.relay.streams.insert((ends[0], one), (ends[1], other));
+        self.relay.streams.insert((ends[1], other), (ends[0], one));
+        [one, other]
     }
 
     /// A gateway with several addresses, of which the engine is told. To be called before its peers are set.
@@ -278,12 +306,17 @@ impl World {
             }
             // The data plane takes a moment: what does not wait for it overtakes what does.
             out.sort_by_key(|transmit| transmit.after == After::Barrier);
-            for Transmit { local, remote, payload, fragments, .. } in out {
+            for Transmit { hop, payload, fragments, .. } in out {
                 if self.trace {
-                    println!("{:>10.3?} {index}: {local} > {remote} {}", self.now - self.start, describe(&payload));
+                    println!("{:>10.3?} {index}: to {} {}", self.now - self.start, hop.remote(), describe(&payload));
                 }
-                self.nodes[index].note_sent(local, &payload, self.now - self.start);
-                self.send_ike(local, remote, payload, fragments);
+                match hop {
+                    Hop::Udp(hop) => {
+                        self.nodes[index].note_sent(hop.local, &payload, self.now - self.start);
+                        self.send_ike(hop.local, hop.remote, payload, fragments);
+                    }
+                    Hop::Stream(_) => self.send_load(index, hop, Load::Ike(payload)),
+                }
             }
             self.send_echoes(index);
         }
@@ -301,6 +334,24 @@ impl World {
         self.fly(from, to, Load::Ike(payload));
     }
 
+    /// Sends something of a gateway that is no message of IKE of UDP.
+    fn send_load(&mut self, node: usize, hop: Hop, load: Load) {
+        match hop {
+            Hop::Udp(hop) => match self.leave(hop.local, hop.remote, headers(hop.remote) + load.len()) {
+                Some(from) => self.fly(from, hop.remote, load),
+                None => self.ledger.lost_by_network(&load),
+            },
+            Hop::Stream(stream) => match self.relay.streams.get(&(node, stream)).filter(|_| self.relay.is_up) {
+                Some((there, stream)) => {
+                    let way = Way::Stream(*there, *stream);
+                    self.relay.carried[usize::from(!matches!(load, Load::Ike(_)))] += 1;
+                    self.launch(self.now + self.relay.delay, Datagram { way, load });
+                }
+                None => self.ledger.lost_by_network(&load),
+            },
+        }
+    }
+
     /// Injects a datagram from anywhere.
     pub fn inject(&mut self, from: SocketAddr, to: SocketAddr, payload: Vec<u8>) {
         self.inject_after(Duration::from_micros(10), from, to, Load::Ike(payload));
@@ -308,7 +359,7 @@ impl World {
 
     /// The same of any kind, which arrives after a time.
     pub fn inject_after(&mut self, time: Duration, from: SocketAddr, to: SocketAddr, load: Load) {
-        self.launch(self.now + time, Datagram { from, to, load });
+        self.launch(self.now + time, Datagram { way: Way::Udp { from, to }, load });
     }
 
     /// A packet of `len` bytes leaves a gateway, by its link and its NAT: the source that others see. `None`: it got no further.
@@ -356,7 +407,7 @@ impl World {
             let (least, most) = self.net.delay;
             let spread = u32::try_from((most - least).as_micros()).expect("a short delay");
             let delay = least + Duration::from_micros(u64::from(self.rng.below(spread + 1)));
-            self.launch(self.now + delay, Datagram { from, to, load: load.clone() });
+            self.launch(self.now + delay, Datagram { way: Way::Udp { from, to }, load: load.clone() });
         }
     }
 
@@ -428,30 +479,44 @@ impl World {
     }
 
     fn deliver(&mut self, datagram: Datagram) {
-        let now = self.now();
-        let Some((index, local)) = self.receiver(datagram.from, datagram.to) else { return };
-        let len = headers(datagram.to) + datagram.load.len();
-        let sender = self.seen_at(datagram.from);
-        if !self.nodes[index].on || !self.link_takes(index, sender, datagram.to, len) {
-            return;
-        }
-        match datagram.load {
-            Load::Ike(payload) if payload.len() == 1 => {}
-            Load::Ike(payload) => {
-                if !self.nodes[index].passes_gate(datagram.from, local, &payload, now.instant - self.start) {
+        let (index, came) = match datagram.way {
+            Way::Stream(node, stream) if self.nodes[node].on && self.relay.is_up => (node, Hop::Stream(stream)),
+            Way::Stream(..) => return self.ledger.lost_by_network(&datagram.load),
+            Way::Udp { from, to } => {
+                let Some((index, local)) = self.receiver(from, to) else { return };
+                let len = headers(to) + datagram.load.len();
+                let sender = self.seen_at(from);
+                if !self.nodes[index].on || !self.link_takes(index, sender, to, len) {
                     return;
                 }
-                self.nodes[index].endpoint.handle_message(now, Arrival::new(local, datagram.from), &payload);
+                (index, Arrival::new(local, from).hop())
+            }
+        };
+        self.take_in(index, came, datagram.load);
+    }
+
+    /// Something has come to a gateway, this way.
+    fn take_in(&mut self, index: usize, came: Hop, load: Load) {
+        let now = self.now();
+        match load {
+            Load::Ike(payload) if payload.len() == 1 => {}
+            Load::Ike(payload) => {
+                let udp = came.udp();
+                let passes =
+                    |udp: UdpHop| self.nodes[index].passes_gate(udp.remote, udp.local, &payload, now.instant - self.start);
+                if !udp.is_none_or(passes) {
+                    return;
+                }
+                self.nodes[index].endpoint.handle_message(now, came, &payload);
                 self.settle();
             }
-            Load::Echo(echo) => self.receive_echo(index, Arrival::new(local, datagram.from), echo),
+            Load::Echo(echo) => self.receive_echo(index, came, echo),
             Load::Esp(esp) => {
-                let came = Arrival::new(local, datagram.from);
-                let news = self.nodes[index].data.receive(&esp, came.hop());
+                let news = self.nodes[index].data.receive(&esp, came);
                 self.ledger.came(&esp, self.nodes[index].data.inbound.contains_key(&esp.spi));
                 if let Some(peer) = news {
                     if self.trace {
-                        println!("{:>10.3?} {index}: packets of {peer:?} come from {}", self.now - self.start, came.remote);
+                        println!("{:>10.3?} {index}: packets of {peer:?} come from {}", self.now - self.start, came.remote());
                     }
                     self.nodes[index].endpoint.handle_path_seen(now, peer, came, esp.len as u32);
                     self.settle();
@@ -483,12 +548,8 @@ impl World {
         let (now, peers) = (self.now(), self.nodes[node].data.peers());
         self.nodes[node].endpoint.handle_traffic(now, peers);
         for (esp, path) in self.nodes[node].data.seal_one_each(node) {
-            let len = headers(path.remote) + esp.len;
             self.ledger.sent(&esp, now.instant);
-            match self.leave(path.local, path.remote, len) {
-                Some(from) => self.fly(from, path.remote, Load::Esp(esp)),
-                None => self.ledger.lost_by_network(&Load::Esp(esp)),
-            }
+            self.send_load(node, path, Load::Esp(esp));
         }
     }
 

@@ -16,6 +16,7 @@ use crate::rate_limit::Bucket;
 
 use super::config::Limits;
 use crate::limits::ANSWERED_NETWORKS_MAX;
+use crate::path::Site;
 
 /// How long a cookie secret makes new cookies; its cookies are taken for as long again.
 const SECRET_LIFETIME: Duration = Duration::from_secs(60);
@@ -47,30 +48,30 @@ pub(super) enum Verdict {
     /// It may come again with this cookie.
     DemandCookie,
     /// It takes the place of a half-open IKE SA of a stranger in this network, which has more of them.
-    TakeFrom(IpAddr),
+    TakeFrom(Site),
     /// One of the limits is reached: no answer.
     Refuse,
 }
 
 /// How many of something there are for each address.
 #[derive(Debug, Default)]
-struct Tally(BTreeMap<IpAddr, usize>);
+struct Tally(BTreeMap<Site, usize>);
 
 impl Tally {
-    fn of(&self, address: IpAddr) -> usize {
+    fn of(&self, address: Site) -> usize {
         self.0.get(&address).copied().unwrap_or(0)
     }
 
     /// The address that has the most of it.
-    fn most(&self) -> Option<(IpAddr, usize)> {
+    fn most(&self) -> Option<(Site, usize)> {
         self.0.iter().max_by_key(|(_, count)| **count).map(|(address, count)| (*address, *count))
     }
 
-    fn add(&mut self, address: IpAddr) {
+    fn add(&mut self, address: Site) {
         *self.0.entry(address).or_default() += 1;
     }
 
-    fn take(&mut self, address: IpAddr) {
+    fn take(&mut self, address: Site) {
         match self.of(address) {
             0 | 1 => drop(self.0.remove(&address)),
             count => drop(self.0.insert(address, count - 1)),
@@ -105,7 +106,7 @@ pub(super) struct Admission {
 #[derive(Debug)]
 struct Answers {
     all: Option<Bucket>,
-    of: BTreeMap<IpAddr, Bucket>,
+    of: BTreeMap<Site, Bucket>,
 }
 
 impl Answers {
@@ -113,7 +114,7 @@ impl Answers {
         Answers { all, of: BTreeMap::new() }
     }
 
-    fn take(&mut self, now: Instant, origin: IpAddr, share: u32) -> bool {
+    fn take(&mut self, now: Instant, origin: Site, share: u32) -> bool {
         if self.all.as_mut().is_some_and(|all| !all.has(now)) {
             return false;
         }
@@ -158,7 +159,7 @@ impl Admission {
     /// Who brings a cookie is never hindered by those who cannot: without a way back a flood under a peer's address makes only
     /// cookies. Where many can bring one, an address and a network have their shares, strangers together leave a part to those who are
     /// known, and of those each has a few places that nobody else can take, be it a neighbour or another known one.
-    pub(super) fn verdict(&self, source: IpAddr, asker: Asker) -> Verdict {
+    pub(super) fn verdict(&self, source: Site, asker: Asker) -> Verdict {
         let (limits, here) = (&self.limits, scope(source));
         if asker == Asker::Unproven {
             let from_here = self.unproven.of(here) + self.strangers_here.of(here) + self.known_here.of(source);
@@ -180,7 +181,7 @@ impl Admission {
 
     /// One network has its share, and all strangers together have theirs: where that is used up, who comes from a network with fewer
     /// half-open IKE SAs gets a place of the one with the most.
-    fn verdict_of_stranger(&self, network: IpAddr, is_full: bool) -> Verdict {
+    fn verdict_of_stranger(&self, network: Site, is_full: bool) -> Verdict {
         let limits = &self.limits;
         let nearby = self.strangers_nearby.of(network);
         if nearby >= (limits.half_open / NETWORK_SHARE).max(limits.half_open_per_address) {
@@ -194,7 +195,7 @@ impl Admission {
     }
 
     /// An IKE SA of this address has become half-open.
-    pub(super) fn opened(&mut self, source: IpAddr, asker: Asker) {
+    pub(super) fn opened(&mut self, source: Site, asker: Asker) {
         match asker {
             Asker::Unproven => {
                 self.unproven_total += 1;
@@ -213,7 +214,7 @@ impl Admission {
     }
 
     /// It is authenticated, or gone.
-    pub(super) fn closed(&mut self, source: IpAddr, asker: Asker) {
+    pub(super) fn closed(&mut self, source: Site, asker: Asker) {
         let total = match asker {
             Asker::Unproven => {
                 self.unproven.take(scope(source));
@@ -233,7 +234,7 @@ impl Admission {
     }
 
     /// The cookie for a request: `generation | prf(secret, Ni | IPi | SPIi)`.
-    pub(super) fn cookie(&mut self, now: Instant, random: &mut dyn Random, nonce: &[u8], source: IpAddr, spi: IkeSpi) -> Vec<u8> {
+    pub(super) fn cookie(&mut self, now: Instant, random: &mut dyn Random, nonce: &[u8], source: Site, spi: IkeSpi) -> Vec<u8> {
         self.rotate(now, random);
         self.compute(self.generation, &self.secrets[0], nonce, source, spi)
     }
@@ -245,7 +246,7 @@ impl Admission {
         random: &mut dyn Random,
         given: &[u8],
         nonce: &[u8],
-        source: IpAddr,
+        source: Site,
         spi: IkeSpi,
     ) -> bool {
         self.rotate(now, random);
@@ -257,7 +258,7 @@ impl Admission {
 
     /// Takes the right to one unprotected answer to somebody there, who is known or a stranger, if there is one now. Who has `proven` that he
     /// receives there gets no answer that he has not asked for: nobody else can use up his.
-    pub(super) fn may_answer_unprotected(&mut self, now: Instant, source: IpAddr, is_known: bool, proven: bool) -> bool {
+    pub(super) fn may_answer_unprotected(&mut self, now: Instant, source: Site, is_known: bool, proven: bool) -> bool {
         let share = self.limits.unprotected_replies.div_ceil(ANSWERS_SHARE);
         let origin = if is_known { source } else { network(source) };
         self.answers[usize::from(proven)][usize::from(is_known)].take(now, origin, share)
@@ -279,12 +280,14 @@ impl Admission {
         self.secret_since = Some(now);
     }
 
-    fn compute(&self, generation: u8, secret: &Secret, nonce: &[u8], source: IpAddr, spi: IkeSpi) -> Vec<u8> {
-        let address = match source {
-            IpAddr::V4(address) => address.to_ipv6_mapped(),
-            IpAddr::V6(address) => address,
+    fn compute(&self, generation: u8, secret: &Secret, nonce: &[u8], source: Site, spi: IkeSpi) -> Vec<u8> {
+        let site = match source {
+            Site::Address(IpAddr::V4(address)) => address.to_ipv6_mapped().octets().to_vec(),
+            Site::Address(IpAddr::V6(address)) => address.octets().to_vec(),
+            // Another length than that of an address.
+            Site::Stream(stream) => stream.0.to_be_bytes().to_vec(),
         };
-        let tag = Prf::HmacSha256.compute(secret.expose(), &[nonce, &address.octets(), &spi.to_bytes()]);
+        let tag = Prf::HmacSha256.compute(secret.expose(), &[nonce, &site, &spi.to_bytes()]);
         [&[generation], tag.expose()].concat()
     }
 }
@@ -296,18 +299,19 @@ fn fresh_secret(random: &mut dyn Random) -> Secret {
 }
 
 /// What counts as one address: a /64 of IPv6 is one subscriber.
-pub(super) fn scope(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
-        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),
+pub(super) fn scope(site: Site) -> Site {
+    match site {
+        Site::Address(IpAddr::V4(_)) | Site::Stream(_) => site,
+        Site::Address(IpAddr::V6(address)) => Site::Address(IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64))),
     }
 }
 
 /// What one owner may have all of: a /24 of IPv4, a /48 of IPv6.
-pub(super) fn network(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(address) => IpAddr::V4(Ipv4Addr::from_bits(address.to_bits() >> 8 << 8)),
-        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 80 << 80)),
+pub(super) fn network(site: Site) -> Site {
+    match site {
+        Site::Address(IpAddr::V4(address)) => Site::Address(IpAddr::V4(Ipv4Addr::from_bits(address.to_bits() >> 8 << 8))),
+        Site::Address(IpAddr::V6(address)) => Site::Address(IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 80 << 80))),
+        Site::Stream(_) => site,
     }
 }
 
@@ -316,8 +320,8 @@ mod tests {
     use super::*;
     use crate::limits::COOKIE_LEN_MAX;
 
-    fn ip(text: &str) -> IpAddr {
-        text.parse().unwrap()
+    fn ip(text: &str) -> Site {
+        Site::Address(text.parse().unwrap())
     }
 
     fn counting() -> impl FnMut(&mut [u8]) {
@@ -535,7 +539,7 @@ mod tests {
         // What is counted for each network does not grow without bound.
         let later = start + Duration::from_secs(1);
         for n in 0..10_000u32 {
-            admission.may_answer_unprotected(later, Ipv4Addr::from_bits(n << 8).into(), false, false);
+            admission.may_answer_unprotected(later, IpAddr::from(Ipv4Addr::from_bits(n << 8)).into(), false, false);
         }
         assert!(admission.answers[0][0].of.len() <= ANSWERED_NETWORKS_MAX);
         assert!(admission.may_answer_unprotected(later, from(8), true, false), "whatever strangers ask");
@@ -549,7 +553,7 @@ mod tests {
         let neighbours = ["2001:db8::1", "2001:db8::2"].map(ip);
         for is_known in [true, false] {
             let flood = (0..1000).filter(|n| {
-                let anywhere = if is_known { neighbours[0] } else { Ipv4Addr::from_bits(n << 8).into() };
+                let anywhere = if is_known { neighbours[0] } else { IpAddr::from(Ipv4Addr::from_bits(n << 8)).into() };
                 admission.may_answer_unprotected(start, anywhere, is_known, false)
             });
             assert!(flood.count() <= 10);

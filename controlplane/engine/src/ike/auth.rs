@@ -184,7 +184,8 @@ pub(super) fn ask(ctx: &mut Ctx, facts: &Facts, handshake: &Handshake, auth_id: 
 /// What goes into both messages besides proof and Child SA.
 fn extras(ctx: &mut Ctx, facts: &Facts, config: &PeerConfig, here: Hop) -> Vec<Payload> {
     let mut out: Vec<Payload> = Vec::new();
-    if config.mobike {
+    // Where there are no addresses, none are told.
+    if config.mobike && !here.is_stream() {
         out.push(Notify::new(NotifyType::MOBIKE_SUPPORTED).into());
         out.extend(mobike::own_addresses_payloads(ctx, config, here));
     }
@@ -359,7 +360,7 @@ pub(super) fn answer(
             if let (Ok((peer, config)), false) = (peer_config(ctx, facts), connected) {
                 record_request(ctx, peer, handshake, &config, &claim, parts);
                 if let Error::Incompatible(Incompatibility::SuiteNotAllowed(agreed)) = &error {
-                    ctx.shared.directory.remember(facts.hop.remote.ip(), peer, &config);
+                    ctx.shared.directory.remember(facts.hop.site(), peer, &config);
                     ctx.record(Some(peer), |record| record.agreed_too_early(agreed));
                 }
             }
@@ -411,7 +412,7 @@ fn let_in(
 /// one that this identity is connected with, then those that nobody is: so that a pattern on several peers lets several in.
 fn find_peers(ctx: &Ctx, facts: &Facts, claim: &Claimed) -> Result<Candidates, Error> {
     let Claimed { identity, asked_for } = claim;
-    let [mut exact, mut covering] = ctx.shared.directory.candidates(facts.hop.remote.ip()).with_identity(identity);
+    let [mut exact, mut covering] = ctx.shared.directory.candidates(facts.hop.site()).with_identity(identity);
     let calls_us = |id: &PeerId| {
         asked_for.as_ref().is_none_or(|asked_for| ctx.shared.peers.get(id).is_some_and(|peer| peer.config.local_id == *asked_for))
     };

@@ -103,7 +103,8 @@ impl Children {
     pub(super) fn add(&mut self, ctx: &mut Ctx, child: Child, inbound_key: SaKey) {
         ctx.count(Some(self.peer), |counters| counters.children_created += 1);
         if ctx.shared.config.key_log
-            && let Some(hop) = ctx.shared.paths.esp_hop(self.peer)
+            // What goes in a stream has no addresses, by which the analyser would know it.
+            && let Some(hop) = ctx.shared.paths.esp_hop(self.peer).and_then(|hop| hop.udp())
         {
             let (suite, esn) = (child.choice.suite, child.choice.esn);
             let log = |from, to, spi, key| Event::KeyLog(Box::new(KeyLog::Esp { from, to, spi, suite, key, esn }));

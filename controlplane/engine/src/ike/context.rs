@@ -1,7 +1,7 @@
 //! What the code of an IKE SA may touch beyond itself: time, randomness, the tables of the gateway, and what goes out.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -33,7 +33,7 @@ use super::origins::{Origin, Origins};
 use super::remotes::Remotes;
 use super::trust::Trust;
 use super::window::Sent;
-use crate::path::{Hop, PathEvent, Paths};
+use crate::path::{Hop, PathEvent, Paths, Remote, Site};
 use crate::shown::Shown;
 
 /// ESP SPIs of ours begin here, so that no packet is taken for STUN or IKE (see `adit_proto::demux`).
@@ -69,9 +69,9 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    /// The addresses at which we look for it.
-    pub(super) fn endpoints(&self) -> Vec<IpAddr> {
-        self.remotes.all().iter().map(SocketAddr::ip).collect()
+    /// The places at which we look for it.
+    pub(super) fn endpoints(&self) -> Vec<Site> {
+        self.remotes.all().iter().map(Remote::site).collect()
     }
 
     /// Whether there is an address where it may be, or one may come.
@@ -164,7 +164,7 @@ pub(super) enum Action {
     /// Whether that peer is still there is to be found out.
     Probe { peer: PeerId },
     /// One of those who come from these addresses under a pattern has to go.
-    MakePlace { at: Vec<IpAddr> },
+    MakePlace { at: Vec<Site> },
     /// The peer has an SA more: what it has beyond its share goes.
     Grown { peer: PeerId },
     /// This IKE SA, made in a reauthentication, has all its Child SAs: that one is to be deleted at that time.
@@ -317,7 +317,7 @@ impl Shared {
     fn note_proven(&mut self, peer: PeerId) {
         if self.peers.contains_key(&peer) {
             let hops = [self.paths.esp_hop(peer), self.paths.ike_hop(peer)];
-            hops.into_iter().flatten().for_each(|hop| self.known.prove(peer, hop.remote));
+            hops.into_iter().flatten().for_each(|hop| self.known.prove(peer, hop.remote()));
         }
     }
 
@@ -329,8 +329,7 @@ impl Shared {
 
     fn queue(&mut self, hop: &Hop, peer: Option<PeerId>, payload: Vec<u8>, after: After, fragments: bool) {
         let path = peer.and_then(|peer| self.paths.find(peer, *hop));
-        let (local, interface, remote) = (hop.local, hop.interface, hop.remote);
-        self.transmits.push_back(Transmit { peer, path, local, interface, remote, payload, after, fragments });
+        self.transmits.push_back(Transmit { peer, path, hop: *hop, payload, after, fragments });
     }
 
     /// Above how many bytes an IKE message of `len` bytes is to be cut on its way to a peer, where IP packets of `hoped` bytes are
@@ -352,7 +351,7 @@ impl Shared {
         self.connected = self.connected + usize::from(current.is_some()) - usize::from(before.is_some());
         let is_client = peer.config.remote_id.exact().is_none();
         if let (true, Some(_), None, Some(hop)) = (is_client, before, current, self.paths.ike_hop(id)) {
-            self.left.remember(&peer.connected_as, hop.remote.ip(), self.config.limits.sessions);
+            self.left.remember(&peer.connected_as, hop.site(), self.config.limits.sessions);
         }
     }
 

@@ -6,7 +6,6 @@
 //! peer's own once it is known. One that was refused for that is remembered with its address, and goes first there the next time.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::IpAddr;
 
 use adit_proto::control::PeerId;
 use adit_proto::ike::{CertEncoding, Proposal};
@@ -19,6 +18,7 @@ use crate::shown::Shown;
 use super::config::PeerConfig;
 use super::negotiate::{self, Alternative, Choice, Mismatch};
 use crate::limits::{CERT_REQUESTS_SENT_MAX, REMEMBERED_MAX};
+use crate::path::Site;
 
 /// Peers that may come from one address or network.
 #[derive(Debug, Default)]
@@ -38,13 +38,13 @@ struct Group {
 #[derive(Debug, Default)]
 pub(super) struct Directory {
     /// By the addresses where we look for them.
-    at: BTreeMap<IpAddr, Group>,
+    at: BTreeMap<Site, Group>,
     /// By the networks that they may come from; all of IPv4 and of IPv6 is anywhere.
     from: BTreeMap<IpNet, Group>,
     /// The lengths of these networks, longest first.
     lengths: BTreeSet<std::cmp::Reverse<u8>>,
     /// Peers that proved themselves at an address where something was agreed that they may not use, the newest last.
-    remembered: VecDeque<(IpAddr, PeerId, Vec<Alternative>)>,
+    remembered: VecDeque<(Site, PeerId, Vec<Alternative>)>,
 }
 
 /// Those that may come from one address: the ones that we look for there first, then those from the smallest network.
@@ -78,7 +78,7 @@ impl Directory {
     /// Builds it anew from all peers: their configurations, and the addresses where they are looked for.
     pub(super) fn of<'a, A>(peers: impl Iterator<Item = (PeerId, &'a PeerConfig, A)>) -> Directory
     where
-        A: IntoIterator<Item = IpAddr>,
+        A: IntoIterator<Item = Site>,
     {
         let mut directory = Directory::default();
         peers.for_each(|(id, config, at)| directory.add(id, config, at));
@@ -86,11 +86,11 @@ impl Directory {
     }
 
     /// Adds a peer, in a time that does not depend on how many there are.
-    pub(super) fn add(&mut self, id: PeerId, config: &PeerConfig, at: impl IntoIterator<Item = IpAddr>) {
+    pub(super) fn add(&mut self, id: PeerId, config: &PeerConfig, at: impl IntoIterator<Item = Site>) {
         if !config.respond {
             return;
         }
-        let at: BTreeSet<IpAddr> = at.into_iter().collect();
+        let at: BTreeSet<Site> = at.into_iter().collect();
         at.into_iter().for_each(|address| self.at.entry(address).or_default().add(id, config));
         let networks: BTreeSet<IpNet> = config.from.networks().collect();
         for network in networks {
@@ -99,23 +99,24 @@ impl Directory {
         }
     }
 
-    pub(super) fn candidates(&self, address: IpAddr) -> Candidates<'_> {
-        let network = |length: &std::cmp::Reverse<u8>| self.from.get(&IpNet::new(address, length.0).ok()?.trunc());
-        let remembered = self.remembered.iter().rev().filter(|(at, ..)| *at == address);
+    /// In a stream only those come who are looked for there.
+    pub(super) fn candidates(&self, site: Site) -> Candidates<'_> {
+        let network = |length: &std::cmp::Reverse<u8>| self.from.get(&IpNet::new(site.address()?, length.0).ok()?.trunc());
+        let remembered = self.remembered.iter().rev().filter(|(at, ..)| *at == site);
         Candidates {
             remembered: remembered.map(|(_, _, alternatives)| alternatives.as_slice()).collect(),
-            groups: self.at.get(&address).into_iter().chain(self.lengths.iter().filter_map(network)).collect(),
+            groups: self.at.get(&site).into_iter().chain(self.lengths.iter().filter_map(network)).collect(),
         }
     }
 
     /// A peer has proven who it is at an address where something was chosen that it may not use: the next time its own proposals go
     /// first there.
-    pub(super) fn remember(&mut self, address: IpAddr, id: PeerId, config: &PeerConfig) {
+    pub(super) fn remember(&mut self, site: Site, id: PeerId, config: &PeerConfig) {
         self.remembered.retain(|(_, known, _)| *known != id);
         if self.remembered.len() == REMEMBERED_MAX {
             self.remembered.pop_front();
         }
-        self.remembered.push_back((address, id, negotiate::ike_alternatives(&config.proposals)));
+        self.remembered.push_back((site, id, negotiate::ike_alternatives(&config.proposals)));
     }
 }
 
@@ -224,7 +225,7 @@ mod tests {
     fn who_may_come_from_where_and_who_goes_first_there() {
         let mut directory = Directory::default();
         let of = |from: Origin| PeerConfig { from, ..peer_config() };
-        let at = |text: &str| text.parse::<IpAddr>().unwrap();
+        let at = |text: &str| Site::Address(text.parse().unwrap());
         let listed = Origin::Networks(vec!["198.51.100.0/24".parse().unwrap(), "2001:db8::/32".parse().unwrap()]);
         directory.add(PeerId(1), &of(Origin::Anywhere), [at("192.0.2.1")]);
         directory.add(PeerId(2), &of(Origin::Endpoints), [at("192.0.2.2")]);
@@ -247,7 +248,7 @@ mod tests {
     #[test]
     fn what_is_said_before_it_is_clear_who_comes_is_what_any_of_them_needs() {
         let mut directory = Directory::default();
-        let at = |text: &str| text.parse::<IpAddr>().unwrap();
+        let at = |text: &str| Site::Address(text.parse().unwrap());
         let ppk = Ppk { id: b"ppk-1".to_vec(), key: crate::crypto::Secret::copy_of(&[9; 32]), mandatory: false };
         let there = || PeerConfig { from: Origin::Endpoints, ..peer_config() };
         let plain = there();

@@ -19,7 +19,7 @@ use adit_proto::control::PeerId;
 use adit_proto::ike::{ExchangeType, Flags, Header, IkeFault, IkeSpi, Message, Notify, NotifyType, Payload, Version};
 use aws_lc_rs::digest;
 
-use crate::path::{AnyUnderlay, Arrival, Hop, Paths, Underlay};
+use crate::path::{AnyUnderlay, Hop, Paths, Underlay};
 use crate::random::Random;
 use crate::rate_limit::Bucket;
 
@@ -128,9 +128,9 @@ impl Endpoint {
         self.shared.paths.set_underlay(underlay);
     }
 
-    /// A datagram from a port of ours for IKE: the UDP payload, with its marker where the port has one.
-    pub fn handle_message(&mut self, now: Now, came: Arrival, datagram: &[u8]) {
-        self.take_message(now, came.hop(), datagram);
+    /// A datagram from a port of ours for IKE: the UDP payload, with its marker where the port has one. Or a message that came in a stream.
+    pub fn handle_message(&mut self, now: Now, came: impl Into<Hop>, datagram: &[u8]) {
+        self.take_message(now, came.into(), datagram);
         self.serve_paths(now);
     }
 
@@ -147,7 +147,7 @@ impl Endpoint {
                 if error.fault == IkeFault::MajorVersion(1) {
                     // Not answered: it would not understand that. The operator is told.
                     let why = Incompatibility::OldVersion.into();
-                    let refusal = Refusal { from: hop.remote, at: now.unix, why, ours: Vec::new(), theirs: Vec::new() };
+                    let refusal = Refusal { from: hop.remote(), at: now.unix, why, ours: Vec::new(), theirs: Vec::new() };
                     return self.note_refusal(now, refusal);
                 }
                 if let IkeFault::MajorVersion(major) = error.fault {
@@ -225,7 +225,7 @@ impl Endpoint {
     /// configured is ignored.
     pub fn recall_proofs(&mut self, peer: PeerId, addresses: &[SocketAddr]) {
         if self.shared.peers.contains_key(&peer) {
-            addresses.iter().rev().for_each(|address| self.shared.known.prove(peer, *address));
+            addresses.iter().rev().for_each(|address| self.shared.known.prove(peer, (*address).into()));
         }
     }
 
@@ -351,7 +351,7 @@ impl Endpoint {
         payloads: Vec<Payload>,
     ) -> bool {
         let Some(message) = self.unprotected(question, payloads) else { return false };
-        let (source, shared) = (hop.remote.ip(), &mut self.shared);
+        let (source, shared) = (hop.site(), &mut self.shared);
         let may = shared.admission.may_answer_unprotected(now.instant, source, shared.known.has(source), proven);
         if may {
             self.shared.transmit(&hop, None, hop.frame(&message), After::Nothing);

@@ -1,12 +1,10 @@
 //! What goes wrong, by who is to blame: that decides what the peer is told and what the operator can do.
 
-use std::net::SocketAddr;
-
 use adit_proto::ike::{ExchangeType, IkeDecodeError, IkeEncodeError, Notify, NotifyType, PayloadType};
 
 use crate::auth::AuthError;
 use crate::crypto::{AeadError, KeyExchangeError, KeyExchangeMethod, SignError};
-use crate::path::Unfit;
+use crate::path::{Remote, Unfit};
 use crate::shown::{SHOWN_LEN_MAX, Shown};
 
 use super::negotiate::Mismatch;
@@ -141,7 +139,7 @@ pub enum LocalFault {
     #[error("our own AUTH cannot be made: {0}")]
     Sign(#[from] SignError),
     #[error("nothing can be sent to {0}: {1}")]
-    Address(SocketAddr, Unfit),
+    Address(Remote, Unfit),
     #[error("its endpoint has no address so far: the name is not known yet, or the interface is not there")]
     NoAddress,
     #[error("the peer is configured without {0}")]

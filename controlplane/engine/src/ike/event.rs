@@ -12,7 +12,7 @@ use super::error::Error;
 use super::facts::IkeSpis;
 use super::key_log::KeyLog;
 use super::selectors::SelectorPair;
-use crate::path::{PathEvent, PathId};
+use crate::path::{Hop, PathEvent, PathId, Remote};
 
 /// A datagram to be sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,12 +20,8 @@ pub struct Transmit {
     /// Whose it is, and which of its paths, when that is known.
     pub peer: Option<PeerId>,
     pub path: Option<PathId>,
-    /// The address that it is to come from; with an unspecified one the kernel chooses. The port says from which socket.
-    pub local: SocketAddr,
-    /// Index of the interface by which it is to leave; 0 is any.
-    pub interface: u32,
-    pub remote: SocketAddr,
-    /// The UDP payload, with the non-ESP marker where the port asks for one.
+    pub hop: Hop,
+    /// The UDP payload, with the non-ESP marker where the port asks for one; the message alone in a stream.
     pub payload: Vec<u8>,
     pub after: After,
     /// It may leave as IP fragments: a message that we could not cut (RFC 7383), longer than every path carries.
@@ -70,7 +66,7 @@ pub enum Event {
     /// Somebody wanted to connect and was refused: nobody we know, or not the peer that is connected. Anybody can cause it, so it
     /// comes at a limited rate
     /// ([`Limits::refusals`](super::config::Limits)); `more` were refused since the last one and are only counted.
-    Refused { from: SocketAddr, why: Error, more: u64 },
+    Refused { from: Remote, why: Error, more: u64 },
     /// A peer is looked for at this address or has proven itself from there, or that is so no more: what comes from there goes before what
     /// strangers send. With port 0 it is all of the address.
     Address { address: SocketAddr, known: bool },

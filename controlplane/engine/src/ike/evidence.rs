@@ -9,7 +9,7 @@ use super::facts::{Facts, Role};
 use super::session::Session;
 use super::wire::Came;
 use crate::limits::ELSEWHERE_MAX;
-use crate::path::{Answered, Follow, Hop, IKE_PORT, Moves, Terms};
+use crate::path::{Answered, Follow, Hop, Moves, Remote, Terms, UdpHop};
 
 /// The peer is authenticated: what follows it to other addresses, and what it can answer.
 pub(super) fn agree_on_paths(ctx: &mut Ctx, facts: &Facts, session: &Session) {
@@ -81,7 +81,8 @@ pub(super) fn heard_answer(
 /// The initiator has left port 500, and seems to be another host there: what a NAT with several addresses does, and whoever says in
 /// IKE_AUTH that it is somebody else. It has to prove that.
 pub(super) fn left_port_500(ctx: &mut Ctx, facts: &Facts, came: Came) {
-    if let Some(peer) = facts.peer.filter(|_| came.hop.local.port() != facts.hop.local.port()) {
+    let port = |hop: &Hop| hop.udp().map(|hop| hop.local.port());
+    if let Some(peer) = facts.peer.filter(|_| port(&came.hop) != port(&facts.hop)) {
         // One that is not taken is counted there.
         let _ = ctx.shared.paths.candidate(ctx.now.instant, peer, came.hop, Moves::Both, came.bytes);
     }
@@ -95,23 +96,29 @@ pub(super) fn elsewhere(ctx: &mut Ctx, facts: &Facts, session: &Session, here: H
     let known = ctx.shared.peers.get(&peer).map(|peer| (peer.local, peer.remotes.all().to_vec()));
     let (local, configured) = known.unwrap_or_default();
     let fixed = local.filter(|local| !local.ip().is_unspecified());
+    let port = here.udp().map_or(ctx.shared.config.nat_port, |here| here.local.port());
     // Without a socket of that version of IP there is none.
     let to = |remote: SocketAddr| {
-        let any = unspecified(remote, here.local.port());
+        let any = unspecified(remote, port);
         let ip = fixed.map_or(any.ip(), |local| local.ip());
         (ip.is_ipv4() == remote.is_ipv4()).then(|| Hop::new(SocketAddr::new(ip, any.port()), remote))
     };
-    for hop in configured.into_iter().filter_map(to) {
+    let configured = configured.into_iter().filter_map(|remote| match remote {
+        Remote::Udp(address) => to(address),
+        Remote::Stream(stream) => Some(Hop::Stream(stream)),
+    });
+    for hop in configured {
         let hop = goes_on(here, hop, ctx.shared.config.nat_port);
-        if hop.remote != here.remote || hop.interface != here.interface {
+        if !hop.leads_to(&here) {
             others.push(hop);
         }
     }
-    if facts.features.mobike && session.original_initiator {
+    if let (true, Hop::Udp(here)) = (facts.features.mobike && session.original_initiator, here) {
         let remotes = session.addresses.of_peer().iter().map(|address| SocketAddr::new(*address, here.remote.port()));
         others.extend(remotes.filter(|remote| remote.ip() != here.remote.ip()).filter_map(to));
-        let own = if is_fixed(&session.config) { Vec::new() } else { ctx.shared.paths.other_addresses(here) };
-        others.extend(own.into_iter().map(|local| Hop { local: SocketAddr::new(local, here.local.port()), ..here }));
+        let own = if is_fixed(&session.config) { Vec::new() } else { ctx.shared.paths.other_addresses(Hop::Udp(here)) };
+        let from = |local| UdpHop { local: SocketAddr::new(local, here.local.port()), ..here };
+        others.extend(own.into_iter().map(|local| Hop::Udp(from(local))));
     }
     others.truncate(ELSEWHERE_MAX);
     let tried = ctx.shared.paths.try_also(ctx.now.instant, peer, others);
@@ -137,17 +144,25 @@ pub(super) fn change_path(
     (local, remote): (Option<SocketAddr>, Option<SocketAddr>),
 ) -> bool {
     let here = ctx.shared.hop_of(facts);
-    let to = remote.unwrap_or(here.remote);
+    let (Some(used), Some(to)) = (here.udp(), remote.or(here.udp().map(|used| used.remote))) else {
+        // In a stream no address of ours matters, and another one of the peer has to be proven.
+        if let Some(remote) = remote {
+            let hop = Hop::new(unspecified(remote, ctx.shared.config.nat_port), remote);
+            // One that is not taken is counted there.
+            let _ = ctx.shared.paths.look_there(ctx.now.instant, session.peer, hop);
+        }
+        return false;
+    };
     let of_kind = |local: &SocketAddr| local.is_ipv4() == to.is_ipv4();
-    let stays = Some(here.local).filter(|_| to.ip() == here.remote.ip());
+    let stays = Some(used.local).filter(|_| to.ip() == used.remote.ip());
     let local = local.or_else(|| ctx.shared.peers.get(&session.peer).and_then(|peer| peer.local));
-    let from = local.filter(of_kind).or(stays).unwrap_or_else(|| unspecified(to, here.local.port()));
+    let from = local.filter(of_kind).or(stays).unwrap_or_else(|| unspecified(to, used.local.port()));
     let hop = goes_on(here, Hop::new(from, to), ctx.shared.config.nat_port);
     if hop.is_same(&here) {
         return false;
     }
     let (now, paths) = (ctx.now.instant, &mut ctx.shared.paths);
-    if hop.remote != here.remote {
+    if hop.remote() != here.remote() {
         // One that is not taken is counted there.
         let _ = paths.look_there(now, session.peer, hop);
         return false;
@@ -157,7 +172,7 @@ pub(super) fn change_path(
 
 /// Where an IKE SA goes on that has left port 500: there is nothing for it to go back to.
 fn goes_on(here: Hop, hop: Hop, nat_port: u16) -> Hop {
-    if here.local.port() == IKE_PORT { hop } else { hop.floated(nat_port) }
+    if here.is_from_ike_port() { hop } else { hop.floated(nat_port) }
 }
 
 /// Whether our address is configured.

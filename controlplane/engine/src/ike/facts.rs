@@ -1,11 +1,9 @@
 //! What an IKE SA is: its two ends, the way between them, and what both can do.
 
-use std::net::IpAddr;
-
 use adit_proto::control::PeerId;
 use adit_proto::ike::{IkeSpi, Payload};
 
-use crate::path::Hop;
+use crate::path::{Hop, Site};
 
 use super::nat::{self, NatStatus};
 
@@ -65,7 +63,7 @@ pub(super) struct Facts {
     /// Where it is negotiated. Once the peer is authenticated [`crate::path`] knows better.
     pub hop: Hop,
     /// With whom it was begun. Whoever goes on with it has had the answer that went there; where a later message comes from shows nothing.
-    pub begun: IpAddr,
+    pub begun: Site,
     pub nat: NatStatus,
     pub features: Features,
 }
@@ -73,12 +71,12 @@ pub(super) struct Facts {
 impl Facts {
     pub(super) fn new(role: Role, spis: IkeSpis, hop: Hop) -> Facts {
         let id = SaId(if role == Role::Initiator { spis.initiator } else { spis.responder });
-        let begun = hop.remote.ip();
+        let begun = hop.site();
         Facts { id, role, spis, peer: None, hop, begun, nat: NatStatus::default(), features: Features::default() }
     }
 
     /// The hashes of NAT detection for a message that goes this way. With `force` the peer sees a NAT.
-    pub(super) fn detection(&self, hop: &Hop, force: bool) -> [Payload; 2] {
+    pub(super) fn detection(&self, hop: &Hop, force: bool) -> Vec<Payload> {
         nat::detection((self.spis.initiator, self.spis.responder), hop, force)
     }
 

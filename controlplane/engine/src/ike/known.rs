@@ -10,7 +10,7 @@ use adit_proto::control::PeerId;
 use adit_proto::limits::{ADDRESSES_OF_PEER_MAX, PATHS_MAX};
 
 use crate::limits::PROVEN_ADDRESSES_MAX;
-use crate::path::IKE_PORT;
+use crate::path::{IKE_PORT, Remote, Site};
 
 /// Where IKE goes on behind a NAT.
 const NAT_PORT: u16 = 4500;
@@ -21,6 +21,8 @@ struct Addresses {
     /// With the ports that it may send from, of the first ones.
     looked_for: Vec<SocketAddr>,
     hosts: Vec<IpAddr>,
+    /// In which streams it is looked for.
+    streams: Vec<Site>,
     /// The newest first.
     proven: VecDeque<SocketAddr>,
     /// All of these, also with port 0, which stands for all of the address.
@@ -40,16 +42,21 @@ pub(super) struct Known {
 
 impl Known {
     /// A peer is looked for at these addresses, the first one first, and no others any more.
-    pub(super) fn look_for(&mut self, peer: PeerId, addresses: &[SocketAddr]) {
+    pub(super) fn look_for(&mut self, peer: PeerId, places: &[Remote]) {
+        let addresses: Vec<SocketAddr> = places.iter().filter_map(Remote::address).collect();
+        let streams = places.iter().filter(|place| place.address().is_none());
         let of_peer = self.peers.entry(peer).or_default();
         of_peer.looked_for =
             addresses.iter().copied().flat_map(ports).take(ADDRESSES_OF_PEER_MAX - PROVEN_ADDRESSES_MAX).collect();
         of_peer.hosts = addresses.iter().take(PATHS_MAX).map(SocketAddr::ip).collect();
+        of_peer.streams = streams.take(PATHS_MAX).map(Remote::site).collect();
         self.refresh(peer);
     }
 
     /// A peer has proven from there who it is.
-    pub(super) fn prove(&mut self, peer: PeerId, address: SocketAddr) {
+    pub(super) fn prove(&mut self, peer: PeerId, place: Remote) {
+        // Who is in a stream is looked for there.
+        let Remote::Udp(address) = place else { return };
         let of_peer = self.peers.entry(peer).or_default();
         if of_peer.proven.front().is_some_and(|newest| (newest.ip(), newest.port()) == (address.ip(), address.port())) {
             return;
@@ -70,8 +77,11 @@ impl Known {
         }
     }
 
-    pub(super) fn has(&self, address: IpAddr) -> bool {
-        self.count.contains_key(&SocketAddr::new(address, 0))
+    pub(super) fn has(&self, site: Site) -> bool {
+        match site {
+            Site::Address(address) => self.count.contains_key(&SocketAddr::new(address, 0)),
+            stream @ Site::Stream(_) => self.peers.values().any(|peer| peer.streams.contains(&stream)),
+        }
     }
 
     /// An address that is known from now on, or no more; with port 0 all of it.
@@ -129,9 +139,14 @@ mod tests {
     use adit_proto::limits::IKE_ADDRESSES_PER_PEER;
 
     use super::*;
+    use crate::path::StreamId;
 
-    fn at(text: &str) -> SocketAddr {
+    fn address(text: &str) -> SocketAddr {
         text.parse().unwrap()
+    }
+
+    fn at(text: &str) -> Remote {
+        Remote::Udp(address(text))
     }
 
     /// What was told, in the order of the addresses.
@@ -149,10 +164,10 @@ mod tests {
         known.prove(other, at("192.0.2.1:4500"));
         known.look_for(one, &[]);
         assert_eq!(reported(&mut known), [("192.0.2.1:500".to_owned(), false)].into());
-        assert!(known.has(at("192.0.2.1:0").ip()));
+        assert!(known.has(at("192.0.2.1:0").site()));
         known.forget(other);
         assert_eq!(reported(&mut known).len(), 2, "that port 500 is not hers was told before");
-        assert!(!known.has(at("192.0.2.1:0").ip()) && known.iter().next().is_none());
+        assert!(!known.has(at("192.0.2.1:0").site()) && known.iter().next().is_none());
     }
 
     #[test]
@@ -184,25 +199,36 @@ mod tests {
         let proven = [198, 199].map(|host| [format!("192.0.2.{host}:0"), format!("192.0.2.{host}:4501")]).concat();
         let looked_for = [0, 500, 4500].map(|port| format!("198.51.100.1:{port}"));
         assert_eq!(left, [&proven[..], &looked_for].concat());
-        assert!(left.len() <= IKE_ADDRESSES_PER_PEER && known.has(at("198.51.100.1:0").ip()));
+        assert!(left.len() <= IKE_ADDRESSES_PER_PEER && known.has(at("198.51.100.1:0").site()));
     }
 
     #[test]
     fn every_place_where_a_peer_is_looked_for_is_known() {
         let (mut known, peer) = (Known::default(), PeerId(1));
-        let places: Vec<SocketAddr> = (1..=PATHS_MAX).map(|host| at(&format!("192.0.2.{host}:4501"))).collect();
+        let places: Vec<Remote> = (1..=PATHS_MAX).map(|host| at(&format!("192.0.2.{host}:4501"))).collect();
         known.look_for(peer, &places);
         known.prove(peer, at("198.51.100.1:4500"));
         known.prove(peer, at("[2001:db8::1]:4500"));
-        assert!(places.iter().all(|place| known.has(place.ip())) && known.has(at("[2001:db8::1]:0").ip()));
+        assert!(places.iter().all(|place| known.has(place.site())) && known.has(at("[2001:db8::1]:0").site()));
         assert!(known.iter().count() <= IKE_ADDRESSES_PER_PEER);
         known.look_for(peer, &places[4..]);
-        assert_eq!(places.iter().filter(|place| known.has(place.ip())).count(), PATHS_MAX - 4);
+        assert_eq!(places.iter().filter(|place| known.has(place.site())).count(), PATHS_MAX - 4);
+    }
+
+    #[test]
+    fn in_a_stream_who_is_looked_for_there_is_known_and_nobody_else_is_told() {
+        let (mut known, peer, stream) = (Known::default(), PeerId(1), Remote::Stream(StreamId(7)));
+        known.look_for(peer, &[stream, at("192.0.2.1:4500")]);
+        known.prove(peer, stream);
+        assert!(known.has(stream.site()) && !known.has(Site::Stream(StreamId(8))));
+        assert_eq!((reported(&mut known).len(), known.new_proofs()), (3, None), "the address with its ports");
+        known.look_for(peer, &[]);
+        assert!(!known.has(stream.site()));
     }
 
     #[test]
     fn who_is_looked_for_may_come_from_the_ports_of_ike() {
-        assert_eq!(ports(at("192.0.2.1:500")).collect::<Vec<_>>(), [at("192.0.2.1:500"), at("192.0.2.1:4500")]);
-        assert_eq!(ports(at("192.0.2.1:4501")).count(), 3);
+        assert_eq!(ports(address("192.0.2.1:500")).collect::<Vec<_>>(), [address("192.0.2.1:500"), address("192.0.2.1:4500")]);
+        assert_eq!(ports(address("192.0.2.1:4501")).count(), 3);
     }
 }

@@ -106,7 +106,8 @@ pub(super) fn on_addresses_changed(ctx: &mut Ctx, facts: &Facts, config: &PeerCo
 
 fn request(ctx: &mut Ctx, facts: &Facts, kind: Kind, mut payloads: Vec<Payload>, hop: Hop) -> Request<Sent> {
     let mut cookie = Vec::new();
-    if facts.features.mobike {
+    // What comes back in a stream has been received there.
+    if facts.features.mobike && !hop.is_stream() {
         cookie = ctx.bytes::<16>().to_vec();
         payloads.push(Notify::new(NotifyType::COOKIE2).with_data(cookie.clone()).into());
     }
@@ -189,7 +190,7 @@ pub(super) fn liveness_payloads(ctx: &Ctx, sa: &Established) -> Vec<Payload> {
     if !watches_nat(sa.facts, sa.session.original_initiator) {
         return Vec::new();
     }
-    sa.facts.detection(&sa.hop(ctx.shared), sa.session.config.force_encapsulation).into()
+    sa.facts.detection(&sa.hop(ctx.shared), sa.session.config.force_encapsulation)
 }
 
 /// What the answer to it says of that.

@@ -48,13 +48,15 @@ fn digest(spis: (IkeSpi, IkeSpi), address: SocketAddr) -> [u8; 20] {
     out
 }
 
-/// The two notifications of a message that is sent this way. With `force` the source is a lie, so that the peer sees a NAT.
-pub(super) fn detection(spis: (IkeSpi, IkeSpi), hop: &Hop, force: bool) -> [Payload; 2] {
+/// The two notifications of a message that is sent this way. With `force` the source is a lie, so that the peer sees a NAT. In a stream,
+/// where there are no addresses, there is nothing to be detected.
+pub(super) fn detection(spis: (IkeSpi, IkeSpi), hop: &Hop, force: bool) -> Vec<Payload> {
+    let Hop::Udp(hop) = hop else { return Vec::new() };
     let mut source = digest(spis, hop.local);
     if force {
         source.iter_mut().for_each(|byte| *byte = !*byte);
     }
-    [
+    vec![
         Notify::new(NotifyType::NAT_DETECTION_SOURCE_IP).with_data(source).into(),
         Notify::new(NotifyType::NAT_DETECTION_DESTINATION_IP).with_data(digest(spis, hop.remote)).into(),
     ]
@@ -62,6 +64,7 @@ pub(super) fn detection(spis: (IkeSpi, IkeSpi), hop: &Hop, force: bool) -> [Payl
 
 /// What the notifications of a message that came this way say.
 pub(super) fn detect<'a>(spis: (IkeSpi, IkeSpi), hop: &Hop, notifies: impl Iterator<Item = &'a Notify> + Clone) -> NatStatus {
+    let Hop::Udp(hop) = hop else { return NatStatus::default() };
     let of = |kind: NotifyType| notifies.clone().filter(move |notify| notify.kind == kind);
     let matches = |notify: &Notify, address| verify_slices_are_equal(&notify.data, &digest(spis, address)).is_ok();
     // A peer that does not know its address may send several sources; one that fits is enough.

@@ -175,7 +175,8 @@ impl IkeSa {
     /// (RFC 7296 §2.23). What comes later may move it as ever, with a proof.
     fn goes_on_at(&self) -> Hop {
         let (came, begun) = (self.wire.came().hop, self.facts.hop);
-        let leaves = came.local.port() != begun.local.port() && came.remote.ip() == begun.remote.ip();
+        let port = |hop: Hop| hop.udp().map(|hop| hop.local.port());
+        let leaves = port(came) != port(begun) && came.site() == begun.site();
         if leaves { came } else { begun }
     }
 

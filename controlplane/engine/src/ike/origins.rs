@@ -7,18 +7,18 @@
 //! neighbours are: each is one address, also of IPv6. An honest peer behind the same NAT competes with its repetitions.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::time::Instant;
 
 use crate::rate_limit::Bucket;
 
 use super::admission::{network, scope};
 use crate::limits::{ORIGINS_MAX, Rates};
+use crate::path::Site;
 
 /// Where somebody is.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Origin {
-    pub address: IpAddr,
+    pub address: Site,
     /// A peer is looked for there, or has proven itself from there.
     pub is_known: bool,
 }
@@ -27,9 +27,9 @@ pub(super) struct Origin {
 #[derive(Debug)]
 pub(super) struct Origins {
     rates: Rates,
-    known: BTreeMap<IpAddr, Bucket>,
-    addresses: BTreeMap<IpAddr, Bucket>,
-    networks: BTreeMap<IpAddr, Bucket>,
+    known: BTreeMap<Site, Bucket>,
+    addresses: BTreeMap<Site, Bucket>,
+    networks: BTreeMap<Site, Bucket>,
 }
 
 impl Origins {
@@ -47,7 +47,7 @@ impl Origins {
         match own {
             Some(own) => own && shared(),
             // A network of IPv6 has more subscribers than can be remembered.
-            None => address.is_ipv4() || shared(),
+            None => !address.address().is_some_and(|address| address.is_ipv6()) || shared(),
         }
     }
 
@@ -76,22 +76,22 @@ pub(super) fn charge<K: Ord>(buckets: &mut BTreeMap<K, Bucket>, now: Instant, wh
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
+    use std::net::{IpAddr, Ipv4Addr};
     use std::time::Duration;
 
     use super::*;
     use crate::ike::testing::instant;
     use crate::limits::FAILURES;
 
-    fn ip(text: &str) -> IpAddr {
-        text.parse().unwrap()
+    fn ip(text: &str) -> Site {
+        Site::Address(text.parse().unwrap())
     }
 
-    fn stranger(address: IpAddr) -> Origin {
+    fn stranger(address: Site) -> Origin {
         Origin { address, is_known: false }
     }
 
-    fn known(address: IpAddr) -> Origin {
+    fn known(address: Site) -> Origin {
         Origin { address, is_known: true }
     }
 
@@ -155,7 +155,7 @@ mod tests {
     #[test]
     fn who_failed_is_remembered_within_bounds_and_comes_back() {
         let mut origins = fresh();
-        let many = |n| Ipv4Addr::from_bits(u32::try_from(n).unwrap() << 8).into();
+        let many = |n| IpAddr::from(Ipv4Addr::from_bits(u32::try_from(n).unwrap() << 8)).into();
         looked_at(&mut origins, 20_000, |n| stranger(many(n)));
         looked_at(&mut origins, 20_000, |n| known(many(n)));
         assert!([&origins.known, &origins.addresses, &origins.networks].iter().all(|one| one.len() <= ORIGINS_MAX));
@@ -172,7 +172,7 @@ mod tests {
         };
         let many = u32::try_from(ORIGINS_MAX).unwrap();
         for n in 0..many {
-            origins.charge(now, stranger(Ipv4Addr::from_bits(n << 8).into()));
+            origins.charge(now, stranger(IpAddr::from(Ipv4Addr::from_bits(n << 8)).into()));
         }
         // All places are taken, and a moment later nobody new is remembered.
         fail(&mut origins, now, "192.0.2.1");

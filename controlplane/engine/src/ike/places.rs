@@ -4,13 +4,13 @@
 //! there are some more.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
 use adit_proto::control::PeerId;
 
 use super::admission::{network, scope};
 use super::context::Shared;
 use crate::limits::RETURNING_SHARE;
+use crate::path::Site;
 use crate::shown::Shown;
 
 /// A place for one who comes under a pattern.
@@ -18,12 +18,12 @@ use crate::shown::Shown;
 pub(super) enum Place {
     Free,
     /// One of those who come from these addresses has to give it up.
-    From(Vec<IpAddr>),
+    From(Vec<Site>),
     None,
 }
 
 /// The place for one of that name who comes from there.
-pub(super) fn for_client(shared: &Shared, source: IpAddr, name: &Shown) -> Place {
+pub(super) fn for_client(shared: &Shared, source: Site, name: &Shown) -> Place {
     let most = shared.config.limits.sessions;
     let more = if shared.left.has(name) { most / RETURNING_SHARE } else { 0 };
     if shared.connected < most + more {
@@ -35,18 +35,18 @@ pub(super) fn for_client(shared: &Shared, source: IpAddr, name: &Shown) -> Place
 }
 
 /// Those who are connected under patterns, and where they are.
-pub(super) fn clients(shared: &Shared) -> impl Iterator<Item = (PeerId, IpAddr)> {
+pub(super) fn clients(shared: &Shared) -> impl Iterator<Item = (PeerId, Site)> {
     let is_client = |(_, peer): &(_, &super::context::Peer)| peer.current.is_some() && peer.config.remote_id.exact().is_none();
-    let at = |id: &PeerId| shared.paths.ike_hop(*id).map(|hop| scope(hop.remote.ip()));
+    let at = |id: &PeerId| shared.paths.ike_hop(*id).map(|hop| scope(hop.site()));
     shared.peers.iter().filter(is_client).filter_map(move |(id, _)| Some((*id, at(id)?)))
 }
 
 /// How many come from each address, by networks.
-struct Sources(BTreeMap<IpAddr, BTreeMap<IpAddr, usize>>);
+struct Sources(BTreeMap<Site, BTreeMap<Site, usize>>);
 
 impl Sources {
-    fn of(addresses: impl Iterator<Item = IpAddr>) -> Sources {
-        let mut networks: BTreeMap<IpAddr, BTreeMap<IpAddr, usize>> = BTreeMap::new();
+    fn of(addresses: impl Iterator<Item = Site>) -> Sources {
+        let mut networks: BTreeMap<Site, BTreeMap<Site, usize>> = BTreeMap::new();
         for address in addresses {
             *networks.entry(network(address)).or_default().entry(address).or_default() += 1;
         }
@@ -54,8 +54,8 @@ impl Sources {
     }
 
     /// The addresses of which one has to give way to one from `source`, who has no more with it than they without; perhaps none.
-    fn give_way(&self, source: IpAddr) -> Vec<IpAddr> {
-        let size = |addresses: &BTreeMap<IpAddr, usize>| addresses.values().sum::<usize>();
+    fn give_way(&self, source: Site) -> Vec<Site> {
+        let size = |addresses: &BTreeMap<Site, usize>| addresses.values().sum::<usize>();
         let ours = self.0.get(&network(source));
         let largest = self.0.values().max_by_key(|addresses| size(addresses));
         let largest = largest.filter(|largest| size(largest) > ours.map_or(0, size) + 1);
@@ -73,9 +73,13 @@ impl Sources {
 mod tests {
     use super::*;
 
+    fn ip(text: &str) -> Site {
+        Site::Address(text.parse().unwrap())
+    }
+
     fn give_way(there: &[(&str, usize)], source: &str) -> Vec<String> {
-        let all = there.iter().flat_map(|(address, count)| std::iter::repeat_n(scope(address.parse().unwrap()), *count));
-        Sources::of(all).give_way(source.parse().unwrap()).iter().map(ToString::to_string).collect()
+        let all = there.iter().flat_map(|(address, count)| std::iter::repeat_n(scope(ip(address)), *count));
+        Sources::of(all).give_way(ip(source)).iter().map(ToString::to_string).collect()
     }
 
     #[test]

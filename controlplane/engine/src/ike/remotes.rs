@@ -1,11 +1,14 @@
-//! The addresses where we look for a peer: one after the other, as long as nobody answers.
+//! The places where we look for a peer: one after the other, as long as nobody answers.
 
 use std::net::SocketAddr;
+
+use crate::path::{Remote, StreamId};
 
 /// Where a peer may be, and whose turn it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Remotes {
-    all: Vec<SocketAddr>,
+    /// The addresses, and behind them the streams.
+    all: Vec<Remote>,
     /// The one for the next attempt.
     turn: usize,
     /// How many were tried in vain since somebody answered, or since all of them were.
@@ -13,22 +16,34 @@ pub(super) struct Remotes {
 }
 
 impl Remotes {
-    pub(super) fn new(all: Vec<SocketAddr>) -> Remotes {
-        Remotes { all, turn: 0, tried: 0 }
+    pub(super) fn new(addresses: &[SocketAddr]) -> Remotes {
+        Remotes { all: addresses.iter().copied().map(Remote::Udp).collect(), turn: 0, tried: 0 }
     }
 
-    pub(super) fn all(&self) -> &[SocketAddr] {
+    pub(super) fn all(&self) -> &[Remote] {
         &self.all
     }
 
     /// All of them, the one whose turn it is first.
-    pub(super) fn in_turn(&self) -> impl Iterator<Item = SocketAddr> {
+    pub(super) fn in_turn(&self) -> impl Iterator<Item = Remote> {
         let (before, after) = self.all.split_at(self.turn.min(self.all.len()));
         after.iter().chain(before).copied()
     }
 
+    /// The addresses are others now; see [`Remotes::change`].
+    pub(super) fn replace(&mut self, addresses: &[SocketAddr]) -> bool {
+        let streams = self.all.iter().copied().filter(|remote| remote.address().is_none());
+        self.change(addresses.iter().copied().map(Remote::Udp).chain(streams).collect())
+    }
+
+    /// The streams are others now; see [`Remotes::change`].
+    pub(super) fn replace_streams(&mut self, streams: &[StreamId]) -> bool {
+        let addresses = self.all.iter().copied().filter(|remote| remote.address().is_some());
+        self.change(addresses.chain(streams.iter().copied().map(Remote::Stream)).collect())
+    }
+
     /// They are others now: the one whose turn it is keeps it, if it is still among them. Says whether that changes anything.
-    pub(super) fn replace(&mut self, all: Vec<SocketAddr>) -> bool {
+    fn change(&mut self, all: Vec<Remote>) -> bool {
         let changed = self.all != all;
         if changed {
             let turn = self.all.get(self.turn).and_then(|now| all.iter().position(|one| one == now));
@@ -38,7 +53,7 @@ impl Remotes {
     }
 
     /// This one is tried now.
-    pub(super) fn began_at(&mut self, remote: SocketAddr) {
+    pub(super) fn began_at(&mut self, remote: Remote) {
         self.turn = self.all.iter().position(|one| *one == remote).unwrap_or(self.turn);
     }
 
@@ -67,18 +82,33 @@ mod tests {
         ([192, 0, 2, last], 4500).into()
     }
 
+    fn in_turn(remotes: &Remotes) -> Vec<String> {
+        remotes.in_turn().map(|remote| remote.to_string().replace("192.0.2.", "").replace(":4500", "")).collect()
+    }
+
     #[test]
     fn each_has_its_turn_and_a_change_leaves_the_turn_where_it_was() {
-        let mut remotes = Remotes::new(vec![at(1), at(2), at(3)]);
+        let mut remotes = Remotes::new(&[at(1), at(2), at(3)]);
         assert_eq!((remotes.failed(), remotes.failed()), (true, true));
-        assert_eq!(remotes.in_turn().collect::<Vec<_>>(), [at(3), at(1), at(2)]);
+        assert_eq!(in_turn(&remotes), ["3", "1", "2"]);
         assert!(!remotes.failed() && remotes.failed(), "all were tried, and it begins anew");
-        assert!(!remotes.replace(vec![at(1), at(2), at(3)]) && remotes.replace(vec![at(2), at(4)]));
-        assert_eq!(remotes.in_turn().collect::<Vec<_>>(), [at(2), at(4)]);
-        remotes.began_at(at(4));
-        assert!(remotes.replace(vec![at(5)]));
-        assert_eq!(remotes.in_turn().collect::<Vec<_>>(), [at(5)]);
+        assert!(!remotes.replace(&[at(1), at(2), at(3)]) && remotes.replace(&[at(2), at(4)]));
+        assert_eq!(in_turn(&remotes), ["2", "4"]);
+        remotes.began_at(Remote::Udp(at(4)));
+        assert!(remotes.replace(&[at(5)]));
+        assert_eq!(in_turn(&remotes), ["5"]);
         let mut none = Remotes::default();
         assert!(!none.failed() && none.in_turn().next().is_none());
+    }
+
+    #[test]
+    fn streams_come_behind_the_addresses_and_stay_when_these_change() {
+        let mut remotes = Remotes::new(&[at(1)]);
+        assert!(remotes.replace_streams(&[StreamId(7)]) && !remotes.replace_streams(&[StreamId(7)]));
+        assert_eq!(in_turn(&remotes), ["1", "stream 0000000000000007"]);
+        assert!(remotes.failed() && remotes.replace(&[at(2)]));
+        assert_eq!(in_turn(&remotes), ["stream 0000000000000007", "2"], "it is its turn");
+        assert!(remotes.replace_streams(&[]));
+        assert_eq!(in_turn(&remotes), ["2"]);
     }
 }

@@ -234,7 +234,7 @@ pub(super) fn answer(
     let (sent_method, data) = needed(parts.ke.as_ref(), EXCHANGE, PayloadType::KE)?;
     let nonce_i = needed(parts.nonce.clone(), EXCHANGE, PayloadType::NONCE)?;
     let sent = KeyExchangeMethod::from_id(*sent_method);
-    let candidates = ctx.shared.directory.candidates(hop.remote.ip());
+    let candidates = ctx.shared.directory.candidates(hop.site());
     if candidates.is_empty() {
         return Err(Incompatibility::UnknownAddress.into());
     }
@@ -284,7 +284,7 @@ fn response(
     if facts.nat.supported {
         payloads.extend(nat::detection(spis, &hop, claims));
     }
-    let requests = ctx.shared.directory.candidates(hop.remote.ip()).certificate_requests();
+    let requests = ctx.shared.directory.candidates(hop.site()).certificate_requests();
     payloads.extend(auth::certificate_requests(requests));
     payloads.extend(abilities(facts.features.intermediate, facts.features.ppk));
     // Only who knows what we are makes use of it, and the answer is to be short.

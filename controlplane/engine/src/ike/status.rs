@@ -17,7 +17,7 @@ use super::nat::NatStatus;
 use super::sa::IkeSa;
 use super::selectors::SelectorPair;
 use super::wishes::{Refused, Wish};
-use crate::path::Hop;
+use crate::path::{Hop, Remote};
 use crate::shown::Shown;
 
 /// One peer.
@@ -168,7 +168,10 @@ impl Endpoint {
     /// The way to a peer that is connected, or the one that is known for it.
     pub fn hop(&self, id: PeerId) -> Option<Hop> {
         let peer = self.shared.peers.get(&id)?;
-        self.shared.paths.ike_hop(id).or_else(|| Some(Hop::new(peer.local?, peer.remotes.in_turn().next()?)))
+        self.shared.paths.ike_hop(id).or_else(|| match peer.remotes.in_turn().next()? {
+            Remote::Udp(remote) => Some(Hop::new(peer.local?, remote)),
+            Remote::Stream(stream) => Some(Hop::Stream(stream)),
+        })
     }
 
     /// The inbound SPIs of all Child SAs that are neither closing nor replaced.
@@ -220,7 +223,7 @@ impl Endpoint {
         let lost = !peer.connection.state.is_up() || endpoints.is_empty();
         let nowhere = |refusal: &Refusal| matches!(refusal.why, Error::Incompatible(Incompatibility::UnknownAddress));
         let from_there = |refusal: &&Refusal| {
-            let from = refusal.from.ip();
+            let from = refusal.from.site();
             endpoints.contains(&from) || lost && (peer.config.from.allows(from, &endpoints) || nowhere(refusal))
         };
         Some(Explanation {

@@ -191,7 +191,10 @@ impl IkeSa {
 
     fn send_keepalive(&mut self, ctx: &mut Ctx) {
         let hop = self.hop(ctx);
-        ctx.shared.transmit(&hop, self.facts.peer, vec![KEEPALIVE], After::Nothing);
+        // No NAT forgets a stream.
+        if !hop.is_stream() {
+            ctx.shared.transmit(&hop, self.facts.peer, vec![KEEPALIVE], After::Nothing);
+        }
         self.wire.note_sent(ctx.now.instant);
     }
 }

@@ -2,7 +2,6 @@
 //!
 //! What is in them is the business of the exchanges.
 
-use std::net::SocketAddr;
 use std::time::Instant;
 
 use adit_proto::control::PeerId;
@@ -11,7 +10,7 @@ use adit_proto::ike::{ExchangeType, Flags, Header, NotifyType, Payload, PayloadT
 use adit_proto::limits::IPV6_MTU_MIN;
 use adit_proto::rate_limit::Share;
 
-use crate::path::{Answered, Hop};
+use crate::path::{Answered, Hop, Remote};
 use crate::random::Random;
 use crate::timer::earlier;
 
@@ -91,7 +90,7 @@ pub(super) struct Wire<X> {
     requests: Share,
     began: Instant,
     /// From where the last part of a request came, and how many bytes more have come from there than were answered.
-    credit: Option<(SocketAddr, usize)>,
+    credit: Option<(Remote, usize)>,
     /// Where the last answer has not gone, because nothing has shown that the peer receives there.
     withheld: Option<Hop>,
 }
@@ -164,7 +163,7 @@ impl<X> Wire<X> {
         }
         let opened = self.open(ctx, (peer, Some(hop)), sealed, message)?;
         self.requests.take(REQUESTS_PER_S, now_us);
-        let bytes = self.credit.take_if(|(address, _)| *address == hop.remote).map_or(0, |(_, bytes)| bytes);
+        let bytes = self.credit.take_if(|(address, _)| *address == hop.remote()).map_or(0, |(_, bytes)| bytes);
         self.came = Came { hop, bytes };
         self.largest = u16::try_from(opened.longest + hop.overhead()).unwrap_or(u16::MAX);
         Some(opened)
@@ -225,8 +224,8 @@ impl<X> Wire<X> {
     ) {
         let (number, total) = sealed.fragment().map_or((1, 1), |fragment| (fragment.number.into(), fragment.total.into()));
         let receives = peer.is_some_and(|peer| ctx.shared.paths.receives(ctx.now.instant, peer, hop));
-        let asker = if receives || hop.remote.ip() == home.remote.ip() { Asker::Same } else { Asker::Other };
-        let moves = moves || hop.remote == self.came.hop.remote;
+        let asker = if receives || hop.site() == home.site() { Asker::Same } else { Asker::Other };
+        let moves = moves || hop.remote() == self.came.hop.remote();
         if asker == Asker::Same && number != 1 {
             return;
         }
@@ -276,30 +275,30 @@ impl<X> Wire<X> {
 
     /// So many authentic bytes of a request came from there.
     fn has_come(&mut self, hop: Hop, bytes: usize) {
-        let before = self.credit.filter(|(address, _)| *address == hop.remote).map_or(0, |(_, credit)| credit);
-        self.credit = Some((hop.remote, before.saturating_add(bytes)));
+        let before = self.credit.filter(|(address, _)| *address == hop.remote()).map_or(0, |(_, credit)| credit);
+        self.credit = Some((hop.remote(), before.saturating_add(bytes)));
     }
 
     /// Whether an answer of so many bytes may go there: no more than came from there, unless the peer is known to receive there, as it
     /// is at `home`.
     fn may_answer(&mut self, ctx: &mut Ctx, peer: Option<PeerId>, (hop, home): (Hop, Hop), bytes: usize) -> bool {
-        if hop.remote.ip() == home.remote.ip() {
+        if hop.site() == home.site() {
             return true;
         }
-        let credit = self.credit.take_if(|(address, _)| *address == hop.remote).map_or(0, |(_, credit)| credit);
+        let credit = self.credit.take_if(|(address, _)| *address == hop.remote()).map_or(0, |(_, credit)| credit);
         // Where the peer may be, the paths count.
         let asks = self.window.outstanding().map_or(0, |request| request.sent.bytes(&hop));
         if let Some(may) = peer.and_then(|peer| ctx.shared.paths.may_answer(ctx.now.instant, peer, hop, (bytes, asks))) {
             return may;
         }
         let left = credit.checked_sub(bytes);
-        self.credit = Some((hop.remote, left.unwrap_or(credit)));
+        self.credit = Some((hop.remote(), left.unwrap_or(credit)));
         left.is_some()
     }
 
     /// How many bytes more have come from there than were answered.
     pub(super) fn left_of(&self, hop: &Hop) -> usize {
-        self.credit.filter(|(address, _)| *address == hop.remote).map_or(0, |(_, credit)| credit)
+        self.credit.filter(|(address, _)| *address == hop.remote()).map_or(0, |(_, credit)| credit)
     }
 
     /// The peer receives at another place than before: the last answer goes there, if that is what it waited for.
@@ -438,7 +437,7 @@ impl<X> Wire<X> {
     pub(super) fn answered_this_way(&self, hop: &Hop) -> Option<Answered> {
         let Outstanding { hops, repeated, .. } = self.window.outstanding()?;
         let sent = hops.iter().find(|sent| sent.is_same(hop))?;
-        let alone = hops.iter().all(|other| other.remote == sent.remote);
+        let alone = hops.iter().all(|other| other.remote() == sent.remote());
         Some(Answered { hop: *sent, alone, in_vain: *repeated >= SILENT_AFTER })
     }
 

@@ -196,15 +196,15 @@ mod tests {
                 for event in events {
                     let PathEvent::Echo { path, id, size, .. } = event else { continue };
                     let hop = self.paths.status(PEER).into_iter().find(|one| one.path == path).expect("a path").hop;
-                    assert!(size >= echo::size_min(hop.remote.is_ipv6()), "no echo has {size} bytes");
-                    if self.alive.contains(&hop.remote.to_string().as_str()) {
+                    assert!(size >= echo::size_min(hop.is_ipv6()), "no echo has {size} bytes");
+                    if self.alive.contains(&hop.remote().to_string().as_str()) {
                         let rtt = Duration::from_millis(10);
-                        self.paths.handle_echo_reply(self.now, PEER, id, Arrival::new(hop.local, hop.remote), rtt);
+                        self.paths.handle_echo_reply(self.now, PEER, id, hop, rtt);
                     }
                 }
             }
             self.now = end;
-            self.paths.esp_hop(PEER).expect("a path in use").remote.to_string()
+            self.paths.esp_hop(PEER).expect("a path in use").remote().to_string()
         }
     }
 

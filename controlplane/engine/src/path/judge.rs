@@ -3,7 +3,10 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use adit_proto::control::StreamId;
+
 use super::hop::Hop;
+use crate::limits::STREAM_PACKET;
 
 /// What the kernel would do with a datagram, and what it knows of the way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,6 +30,9 @@ pub trait Underlay {
     /// gateway's own sockets are: with their mark.
     fn route(&mut self, local: Option<IpAddr>, remote: SocketAddr, interface: u32) -> Route;
 
+    /// Whether there can be this stream, whoever is at its other end now: something is configured that carries streams.
+    fn has_stream(&mut self, stream: StreamId) -> bool;
+
     /// The addresses of this machine that others may reach: those of the tunnel interface, its bridge and loopback are not.
     fn addresses(&mut self) -> Vec<IpAddr>;
 }
@@ -38,6 +44,10 @@ pub struct AnyUnderlay;
 impl Underlay for AnyUnderlay {
     fn route(&mut self, local: Option<IpAddr>, _remote: SocketAddr, _interface: u32) -> Route {
         Route { reachable: true, source: local, ..Route::default() }
+    }
+
+    fn has_stream(&mut self, _stream: StreamId) -> bool {
+        true
     }
 
     fn addresses(&mut self) -> Vec<IpAddr> {
@@ -56,6 +66,8 @@ pub enum Unfit {
     ThroughTunnel,
     #[error("there is no route to it")]
     Unreachable,
+    #[error("no relay is configured by which it could be reached")]
+    NoStream,
     /// Of a peer that may not be everywhere.
     #[error("the configuration does not let the peer come from there")]
     NotAllowed,
@@ -78,7 +90,12 @@ pub(crate) struct Fit {
 /// # Errors
 /// Why not.
 pub(crate) fn judge(underlay: &mut dyn Underlay, hop: Hop) -> Result<Fit, Unfit> {
-    let mut hop = hop.normal();
+    let mut hop = match hop.normal() {
+        Hop::Udp(hop) => hop,
+        Hop::Stream(stream) if !underlay.has_stream(stream) => return Err(Unfit::NoStream),
+        // How long packets may be is for whoever carries the stream; other ways to the peer take no more.
+        Hop::Stream(_) => return Ok(Fit { hop, mtu: Some(STREAM_PACKET), link_mtu: Some(STREAM_PACKET) }),
+    };
     let address = hop.remote.ip();
     let broadcast = matches!(address, IpAddr::V4(address) if address.is_broadcast());
     if address.is_unspecified() || address.is_multicast() || broadcast || hop.remote.port() == 0 {
@@ -98,7 +115,7 @@ pub(crate) fn judge(underlay: &mut dyn Underlay, hop: Hop) -> Result<Fit, Unfit>
     if let (None, Some(source)) = (local, route.source) {
         hop.local.set_ip(source);
     }
-    Ok(Fit { hop, mtu: route.mtu, link_mtu: route.link_mtu.or(route.mtu) })
+    Ok(Fit { hop: Hop::Udp(hop), mtu: route.mtu, link_mtu: route.link_mtu.or(route.mtu) })
 }
 
 #[cfg(test)]
@@ -112,16 +129,28 @@ mod tests {
             self.0
         }
 
+        fn has_stream(&mut self, stream: StreamId) -> bool {
+            stream == StreamId(1)
+        }
+
         fn addresses(&mut self) -> Vec<IpAddr> {
             Vec::new()
         }
     }
 
     #[test]
+    fn a_stream_is_fit_where_there_are_streams_and_takes_what_other_ways_take() {
+        let verdict = |stream| judge(&mut One(Route::default()), Hop::Stream(StreamId(stream))).map(|fit| fit.mtu);
+        assert_eq!((verdict(1), verdict(2)), (Ok(Some(STREAM_PACKET)), Err(Unfit::NoStream)));
+    }
+
+    #[test]
     fn nothing_goes_to_ourselves_into_the_tunnel_or_to_many() {
         let good = Route { reachable: true, source: Some([192, 0, 2, 1].into()), mtu: Some(1400), ..Route::default() };
         let hop = |remote: &str| Hop::new("0.0.0.0:4500".parse().unwrap(), remote.parse().unwrap());
-        let verdict = |route, remote: &str| judge(&mut One(route), hop(remote)).map(|fit| (fit.hop.local.to_string(), fit.mtu));
+        let verdict = |route, remote: &str| {
+            judge(&mut One(route), hop(remote)).map(|fit| (fit.hop.udp().unwrap().local.to_string(), fit.mtu))
+        };
         let there = "198.51.100.1:4500";
         assert_eq!(verdict(good, there), Ok(("192.0.2.1:4500".into(), Some(1400))));
         assert_eq!(verdict(Route { own_address: true, ..good }, there), Err(Unfit::OwnAddress));

@@ -1,8 +1,8 @@
 //! From where a peer may come. It is admitted by what it proves; the addresses are a filter for who wants one.
 
-use std::net::IpAddr;
-
 use ipnet::IpNet;
+
+use super::hop::Site;
 
 /// From where a peer may come to us, and where it may move to. What it has to prove is the same everywhere.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,14 +27,16 @@ impl Origin {
         anywhere.into_iter().flatten().chain(listed.iter().map(IpNet::trunc))
     }
 
-    /// Whether a peer that we look for at some addresses may be at another one.
-    pub(crate) fn allows(&self, address: IpAddr, endpoints: &[IpAddr]) -> bool {
+    /// Whether a peer that we look for at some places may be at another one.
+    pub(crate) fn allows(&self, place: Site, endpoints: &[Site]) -> bool {
+        let Site::Address(address) = place else {
+            // In a stream only those come who are looked for there.
+            return endpoints.contains(&place);
+        };
         match self {
             Origin::Anywhere => true,
-            Origin::Endpoints => endpoints.contains(&address),
-            Origin::Networks(networks) => {
-                endpoints.contains(&address) || networks.iter().any(|network| network.contains(&address))
-            }
+            Origin::Endpoints => endpoints.contains(&place),
+            Origin::Networks(networks) => endpoints.contains(&place) || networks.iter().any(|network| network.contains(&address)),
         }
     }
 }

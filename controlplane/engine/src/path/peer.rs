@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::limits::{LOOKS_OF_PEER_PER_SECOND, PROOFS_OF_PEER_PER_SECOND, UNPROVEN_PATHS_MAX};
 use crate::rate_limit::Bucket;
 
-use super::hop::Hop;
+use super::hop::{Hop, Site};
 use super::mtu::Mtu;
 use super::origin::Origin;
 use super::spares::Spares;
@@ -96,7 +96,7 @@ pub(super) struct PeerPaths {
     pub terms: Terms,
     /// From where it may come, beside the addresses where we look for it.
     pub origin: Origin,
-    pub endpoints: Vec<IpAddr>,
+    pub endpoints: Vec<Site>,
     /// Whether ESP has to go in UDP.
     pub encapsulate: bool,
     /// Boxed: most peers have one or two.

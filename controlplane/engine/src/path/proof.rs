@@ -33,7 +33,7 @@ pub(crate) struct Answered {
 /// Size of the echo that asks for a proof, as an IP packet. Where we look for the peer it may know nothing of this path: what its
 /// answer leaves of a longer one pays for the question with which it proves that we are there.
 pub(super) fn proof_echo(hop: &Hop, ours: bool) -> u16 {
-    let least = echo::size_min(hop.remote.is_ipv6());
+    let least = echo::size_min(hop.is_ipv6());
     if ours { 2 * least } else { least }
 }
 
@@ -92,7 +92,7 @@ impl Paths {
         let moves = same.map_or(moves, |wanted| moves.max(wanted.moves));
         bytes = bytes.saturating_add(same.map_or(0, |wanted| wanted.credit));
         if let Some(path) = known {
-            let may = peer.origin.allows(hop.remote.ip(), &peer.endpoints);
+            let may = peer.origin.allows(hop.site(), &peer.endpoints);
             if peer.goes_there(path, moves) || (may && peer.is_fresh(path, now)) {
                 peer.latest = Some(path);
                 self.use_path(id, path, moves);

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use adit_proto::control::PeerId;
 
-use super::hop::Hop;
+use super::hop::{Hop, UdpHop};
 use super::judge::judge;
 use super::peer::Choice;
 use super::{PathId, Paths, Wish};
@@ -161,7 +161,7 @@ impl Paths {
         let before = self.peers.get_mut(&id)?.choice.replace(choice).filter(|before| before.remote == choice.remote);
         let same = before.is_none_or(|before| before == choice);
         let stays = free == hop || (same && self.is_usable(hop));
-        (!stays).then_some(free)
+        (!stays).then_some(Hop::Udp(free))
     }
 
     /// Remembers what the kernel would choose for the way that a peer uses from now on.
@@ -177,26 +177,32 @@ impl Paths {
         }
     }
 
-    /// The way that a peer uses, if its source is ours to choose.
-    fn hop_in_use(&self, id: PeerId) -> Option<Hop> {
+    /// The way that a peer uses, if it has a source and that is ours to choose.
+    fn hop_in_use(&self, id: PeerId) -> Option<UdpHop> {
         let peer = self.peers.get(&id).filter(|peer| !peer.terms.local_fixed)?;
-        peer.get(peer.ike.or(peer.esp)?).map(|entry| entry.hop)
+        peer.get(peer.ike.or(peer.esp)?)?.hop.udp()
     }
 
     /// The same way with the source that the kernel would choose.
-    fn free_choice(&mut self, hop: Hop) -> Option<Hop> {
+    fn free_choice(&mut self, hop: UdpHop) -> Option<UdpHop> {
         let unspecified = if hop.remote.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
-        let free = Hop { local: SocketAddr::new(unspecified, hop.local.port()), ..hop };
-        self.fit(free).ok().map(|fit| fit.hop).filter(|hop| !hop.local.ip().is_unspecified())
+        let free = UdpHop { local: SocketAddr::new(unspecified, hop.local.port()), ..hop };
+        self.fit(Hop::Udp(free)).ok()?.hop.udp().filter(|hop| !hop.local.ip().is_unspecified())
     }
 
     /// Our addresses at which a peer can reach us, beside the one in use: those from which it can be reached where it is now, and those of
     /// the other version of IP. Whether the peer has one of that is for it to know.
     pub(crate) fn own_addresses(&mut self, used: Hop) -> Vec<IpAddr> {
+        // A stream uses none of them.
+        let Hop::Udp(used) = used else {
+            let mut all = self.underlay.addresses();
+            all.truncate(OWN_ADDRESSES_MAX);
+            return all;
+        };
         let is_other = |address: &IpAddr| address.is_ipv4() != used.remote.is_ipv4() && *address != used.local.ip();
         let mut other: Vec<IpAddr> = self.underlay.addresses().into_iter().filter(is_other).collect();
         other.truncate(OWN_ADDRESSES_MAX / 2);
-        let mut own = self.other_addresses(used);
+        let mut own = self.other_addresses(Hop::Udp(used));
         own.truncate(OWN_ADDRESSES_MAX - other.len());
         own.extend(other);
         own
@@ -204,19 +210,20 @@ impl Paths {
 
     /// Our addresses from which a peer can be reached, beside the one in use.
     pub(crate) fn other_addresses(&mut self, used: Hop) -> Vec<IpAddr> {
+        let Hop::Udp(used) = used else { return Vec::new() };
         let addresses = self.underlay.addresses();
         let usable = |address: &IpAddr| {
             let local = SocketAddr::new(*address, used.local.port());
             let other = *address != used.local.ip() && address.is_ipv4() == used.remote.is_ipv4();
-            other && judge(&mut *self.underlay, Hop { local, ..used }).is_ok()
+            other && judge(&mut *self.underlay, Hop::Udp(UdpHop { local, ..used })).is_ok()
         };
         addresses.into_iter().filter(usable).collect()
     }
 
     /// Whether datagrams can still go this way: there is a route, and its source is still an address of this machine, which the
     /// kernel does not look at when it is asked for a route of IPv6.
-    fn is_usable(&mut self, hop: Hop) -> bool {
-        self.fit(hop).is_ok() && self.underlay.route(None, hop.local, hop.interface).own_address
+    fn is_usable(&mut self, hop: UdpHop) -> bool {
+        self.fit(Hop::Udp(hop)).is_ok() && self.underlay.route(None, hop.local, hop.interface).own_address
     }
 }
 
@@ -224,6 +231,8 @@ impl Paths {
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::sync::{Arc, Mutex};
+
+    use adit_proto::control::StreamId;
 
     use super::super::{Follow, PathEvent, Route, Terms, Underlay};
     use super::*;
@@ -254,6 +263,10 @@ mod tests {
             Route { reachable: source.is_some(), own_address, source, mtu: Some(1500), ..Route::default() }
         }
 
+        fn has_stream(&mut self, _: StreamId) -> bool {
+            true
+        }
+
         fn addresses(&mut self) -> Vec<IpAddr> {
             self.0.lock().unwrap().clone()
         }
@@ -274,7 +287,7 @@ mod tests {
             now += Duration::from_secs(1);
             paths.underlay_changed(now);
             let moved = std::iter::from_fn(|| paths.poll_wish()).any(|wish| wish == Wish::Moved { peer: PEER });
-            (paths.ike_hop(PEER).unwrap().local.ip().to_string(), moved)
+            (paths.ike_hop(PEER).unwrap().udp().unwrap().local.ip().to_string(), moved)
         };
         steps.iter().map(step).collect()
     }
@@ -311,18 +324,19 @@ mod tests {
         let mut paths = Paths::new(Box::new(machine.clone()));
         with_paths(&mut paths, PEER, 3);
         while paths.poll_event().is_some() || paths.poll_wish().is_some() {}
-        let used = paths.ike_hop(PEER).unwrap();
+        let used = paths.ike_hop(PEER).and_then(|hop| hop.udp()).unwrap();
         paths.rebind(instant(), "192.0.2.9:4501".parse().unwrap());
-        let now = paths.ike_hop(PEER).unwrap();
+        let now = paths.ike_hop(PEER).and_then(|hop| hop.udp()).unwrap();
+        let local = |hop: Hop| hop.udp().unwrap().local;
         assert_eq!((now.local.to_string().as_str(), now.remote), ("192.0.2.9:4501", used.remote));
-        assert!(paths.status(PEER).iter().all(|path| path.hop.local == now.local));
+        assert!(paths.status(PEER).iter().all(|path| local(path.hop) == now.local));
         assert_eq!(paths.poll_wish(), Some(Wish::Moved { peer: PEER }));
         assert!(!std::iter::from_fn(|| paths.poll_wish()).any(|wish| wish == Wish::Moved { peer: PEER }), "once");
-        let is_set = |event| matches!(event, PathEvent::Set { hop, .. } if hop.local == now.local);
+        let is_set = |event| matches!(event, PathEvent::Set { hop, .. } if local(hop) == now.local);
         assert!(std::iter::from_fn(|| paths.poll_event()).any(is_set), "the data plane is told");
         // The kernel prefers another source: it is not asked where there is no choice.
         paths.underlay_changed(instant() + Duration::from_secs(1));
-        assert_eq!(paths.ike_hop(PEER).unwrap().local, now.local);
+        assert_eq!(local(paths.ike_hop(PEER).unwrap()), now.local);
     }
 
     /// A peer with so many paths on it, each on an address of its own.
@@ -368,7 +382,7 @@ mod tests {
         machine.has(&["192.0.2.1"]);
         let mut paths = Paths::new(Box::new(machine.clone()));
         (0..200).for_each(|id| with_paths(&mut paths, PeerId(id), 1));
-        (0..200).for_each(|id| paths.remember_size(PeerId(id), [203, 0, 113, 1].into(), 1400));
+        (0..200).for_each(|id| paths.remember_size(PeerId(id), IpAddr::from([203, 0, 113, 1]).into(), 1400));
         paths.underlay_changed(instant());
         assert!(paths.lookups_waiting() > 0);
         (0..200).for_each(|id| paths.remove(PeerId(id)));

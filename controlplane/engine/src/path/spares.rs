@@ -94,7 +94,7 @@ impl Spares {
 /// Whether a path leads to the end of a hop, by the interface that it names: a link that is made anew has another index.
 pub(super) fn is_there(hop: &Hop, path: &Hop) -> bool {
     let hop = hop.normal();
-    (hop.remote, hop.interface) == (path.remote, path.interface)
+    hop.leads_to(path)
 }
 
 #[cfg(test)]

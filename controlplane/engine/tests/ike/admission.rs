@@ -42,7 +42,7 @@ fn a_peer_with_an_endpoint_may_come_from_anywhere() {
         let mut world = visited("198.51.100.9:4500", |_, config| config.mobike = mobike);
         assert!(comes_up(&mut world));
         world.check_traffic();
-        assert_eq!(world.ike(GATEWAY).hop.remote.to_string(), "198.51.100.9:4500");
+        assert_eq!(world.ike(GATEWAY).hop.remote().to_string(), "198.51.100.9:4500");
     }
 }
 
@@ -90,7 +90,7 @@ fn the_filter_holds_for_where_a_peer_moves_to_as_well() {
             .expect("a peer");
         world.run_for(Duration::from_secs(5));
         let there = world.nodes[GATEWAY].endpoint.status(PEER).expect("a peer");
-        let there = there.ike.first().is_some_and(|ike| ike.hop.remote.ip().to_string() == "198.51.100.9");
+        let there = there.ike.first().is_some_and(|ike| ike.hop.site().to_string() == "198.51.100.9");
         assert_eq!(there, moves, "{origin:?}");
     }
 }

@@ -125,7 +125,7 @@ fn ask(world: &mut World, from: SocketAddr, port: u16, message: &[u8]) -> (usize
     let local = SocketAddr::new("192.0.2.2".parse().expect("an address"), port);
     let said = world.act(B, |endpoint, now| {
         endpoint.handle_message(now, Arrival::new(local, from), &datagram);
-        let answers = std::iter::from_fn(|| endpoint.poll_transmit()).inspect(|answer| assert_eq!(answer.remote, from));
+        let answers = std::iter::from_fn(|| endpoint.poll_transmit()).inspect(|answer| assert_eq!(answer.hop.remote(), from));
         answers.map(|answer| answer.payload.len()).sum()
     });
     (datagram.len(), said)
@@ -387,7 +387,7 @@ fn who_goes_on_elsewhere_is_let_in_where_he_began() {
     world.inject(victim, b, message.clone());
     world.run_for(Duration::from_secs(5));
     let home = peer(A).local.expect("an address");
-    assert_eq!((world.is_up(B, PEER), world.ike(B).hop.remote), (true, home));
+    assert_eq!((world.is_up(B, PEER), world.ike(B).hop.remote().address()), (true, Some(home)));
     // Asked again from there, it answers there, as long as it may be.
     let before = world.log.len();
     world.inject(home, b, message);

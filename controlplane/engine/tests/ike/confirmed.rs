@@ -150,7 +150,7 @@ fn a_client_that_lost_everything_elsewhere_is_followed() {
     let node = another(&mut world, 1, |_| {});
     let there = |world: &World| {
         let status = world.nodes[B].endpoint.status(PEER).expect("the peer");
-        world.is_up(node, PEER) && status.ike.len() == 1 && status.ike[0].hop.remote.ip().to_string() == "198.51.100.1"
+        world.is_up(node, PEER) && status.ike.len() == 1 && status.ike[0].hop.site().to_string() == "198.51.100.1"
     };
     let begin = world.log.len();
     assert!(world.run_until(Duration::from_millis(300), there), "within three round trips");
@@ -201,7 +201,7 @@ fn what_is_explained_of_a_connected_peer_is_not_what_others_claim() {
     let after = explained(&world);
     assert_eq!((after.record, after.cause), (before.record, before.cause));
     let claim = world.nodes[B].endpoint.refusals().last().expect("it is remembered").clone();
-    assert_eq!((claim.from.ip().to_string(), claim.theirs), ("198.51.100.1".into(), vec![Shown::of("a.example.org")]));
+    assert_eq!((claim.from.site().to_string(), claim.theirs), ("198.51.100.1".into(), vec![Shown::of("a.example.org")]));
     carry(&mut world, Duration::from_millis(100));
 }
 
@@ -249,7 +249,7 @@ fn a_copy_that_is_faster_from_elsewhere_leads_no_handshake_astray() {
             world.run_for(Duration::from_millis(1));
         }
         assert!(world.is_up(A, PEER) && world.is_up(B, PEER));
-        assert_eq!(world.ike(B).hop.remote, peer(A).local.expect("an address"));
+        assert_eq!(world.ike(B).hop.remote(), peer(A).local.expect("an address"));
         carry(&mut world, Duration::from_secs(1));
     }
 }

@@ -185,8 +185,8 @@ impl Scene {
             .map_err(|error| error.to_string())?;
         // It may go back to the one before, where the network loses much or somebody is faster with copies of all that it says.
         let here = |scene: &Scene| {
-            let (way, node) = (scene.world.nodes[GATEWAY].data.way(GUEST).0.remote, &scene.world.nodes[HONEST]);
-            way == node.address || node.others.contains(&way.ip())
+            let (way, node) = (scene.world.nodes[GATEWAY].data.way(GUEST).0.remote(), &scene.world.nodes[HONEST]);
+            way == node.address || way.address().is_some_and(|way| node.others.contains(&way.ip()))
         };
         self.pass(Duration::from_secs(2))?;
         if here(self) { Ok(()) } else { Err(format!("ESP goes elsewhere: {}", self.picture())) }

@@ -218,7 +218,13 @@ fn an_older_version_is_not_answered_and_the_operator_is_told_of_it() {
     world.run_for(Duration::from_secs(1));
     assert!(world.log.is_empty());
     let reported: Vec<_> = world.nodes[B].endpoint.refusals().map(|refusal| (refusal.from, refusal.why.to_string())).collect();
-    assert_eq!(reported, [(address(A), "it speaks IKE of version 1, which is not answered: set it to IKEv2".to_owned())]);
+    assert_eq!(
+        reported,
+        [(
+            adit_engine::path::Remote::Udp(address(A)),
+            "it speaks IKE of version 1, which is not answered: set it to IKEv2".to_owned()
+        )]
+    );
     let explained = world.nodes[B].endpoint.explain(PEER, world.now).expect("the peer");
     assert_eq!(explained.unauthenticated.len(), 1, "who has the peer's address may be the peer");
 }

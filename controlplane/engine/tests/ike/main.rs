@@ -37,6 +37,7 @@ mod sizes;
 #[path = "../../../../proto/tests/ike/strategies.rs"]
 #[expect(dead_code, reason = "its payloads are used here, and no damage is done to messages")]
 mod strategies;
+mod streams;
 mod subnets;
 mod transmits;
 mod words;

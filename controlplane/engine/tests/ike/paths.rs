@@ -110,7 +110,7 @@ fn a_nat_that_maps_anew_is_followed() {
             // Only A can find B again: by a DPD probe, or its own packets.
             let mapped = address(outside);
             assert!(
-                world.run_until(Duration::from_secs(30), |world| reported(world, B).0.remote == mapped),
+                world.run_until(Duration::from_secs(30), |world| udp(reported(world, B).0).remote == mapped),
                 "MOBIKE {mobike}: {outside}"
             );
             world.check_traffic();
@@ -157,8 +157,8 @@ fn a_symmetric_nat_that_forgets_every_minute_is_followed() {
             config.dpd = Duration::from_secs(5);
         });
         for round in 0..4 {
-            let before = reported(&world, B).0.remote;
-            let moved = world.run_until(Duration::from_secs(120), |world| reported(world, B).0.remote != before);
+            let before = udp(reported(&world, B).0).remote;
+            let moved = world.run_until(Duration::from_secs(120), |world| udp(reported(world, B).0).remote != before);
             assert!(moved && world.is_up(A, PEER) && world.is_up(B, PEER), "MOBIKE {mobike}, round {round}");
             world.check_traffic();
         }
@@ -258,7 +258,7 @@ fn another_address_is_used_when_the_first_is_dead_at_either_end() {
         let moved = world.run_until(Duration::from_secs(12), |world| reported(world, A).0 == way);
         assert!(moved, "{dead} is dead: {:?}", reported(&world, A));
         world.run_for(Duration::from_secs(3));
-        assert_eq!(reported(&world, B).0, Hop::new(way.remote, way.local), "{dead} is dead");
+        assert_eq!(reported(&world, B).0, Hop::new(udp(way).remote, udp(way).local), "{dead} is dead");
         assert_eq!((world.ike(A).spis, world.ike(B).spis), (spis, spis));
         world.check_traffic();
     }
@@ -272,6 +272,10 @@ impl Underlay for Kernel {
         let own_address = self.addresses().contains(&remote.ip());
         let source = local.or(Some(*self.0.lock().expect("a lock")));
         Route { reachable: true, own_address, source, mtu: Some(1500), ..Route::default() }
+    }
+
+    fn has_stream(&mut self, _: adit_proto::control::StreamId) -> bool {
+        true
     }
 
     fn addresses(&mut self) -> Vec<IpAddr> {
@@ -315,7 +319,7 @@ fn a_packet_with_a_forged_source_moves_nothing() {
         let nobody = address("203.0.113.9:4500");
         for node in [A, B] {
             for _ in 0..5 {
-                let local = before[node].0.local;
+                let local = udp(before[node].0).local;
                 let came = adit_engine::path::Arrival::new(local, nobody);
                 world.act(node, |endpoint, now| endpoint.handle_path_seen(now, PEER, came, 100));
                 world.run_for(Duration::from_secs(1));
@@ -339,7 +343,7 @@ fn a_forged_source_of_ike_moves_nothing_before_it_answers() {
     let hold = held.clone();
     world.filter = Some(Box::new(move |from, _, payload| {
         let mut held = hold.lock().expect("one thread");
-        let take = held.is_none() && from.ip() == before.0.remote.ip();
+        let take = held.is_none() && from.ip() == udp(before.0).remote.ip();
         if take {
             *held = Some(payload.clone());
         }
@@ -348,7 +352,7 @@ fn a_forged_source_of_ike_moves_nothing_before_it_answers() {
     world.run_for(Duration::from_millis(3100));
     let request = held.lock().expect("one thread").take().expect("a request");
     world.filter = None;
-    world.inject(nobody, before.0.local, request);
+    world.inject(nobody, udp(before.0).local, request);
     world.run_for(Duration::from_secs(10));
     assert_eq!(reported(&world, B), before);
     world.check_traffic();
@@ -378,7 +382,7 @@ fn a_gateway_is_found_at_its_address_of_the_other_version_of_ip() {
     let way = path("[2001:db8::1]:4500", "[2001:db8::2]:4500");
     assert!(world.run_until(Duration::from_secs(12), |world| reported(world, A).0 == way), "{:?}", reported(&world, A));
     world.run_for(Duration::from_secs(3));
-    assert_eq!((reported(&world, B).0, world.ike(B).spis), (Hop::new(way.remote, way.local), spis));
+    assert_eq!((reported(&world, B).0, world.ike(B).spis), (Hop::new(udp(way).remote, udp(way).local), spis));
     world.check_traffic();
     // And back: there it names the other one.
     world.dead = vec!["2001:db8::2".parse().expect("an address")];
@@ -409,7 +413,7 @@ fn an_endpoint_that_is_configured_anew_is_gone_to_once_it_answers() {
         let spis = world.ike(A).spis;
         let (here, there) = (path("192.0.2.1:4500", "192.0.2.2:4500"), path("192.0.2.1:4500", "192.0.2.44:4500"));
         let set = |world: &mut World| {
-            world.act(A, |endpoint, now| endpoint.set_addresses(now, PEER, None, Some(there.remote))).expect("a peer");
+            world.act(A, |endpoint, now| endpoint.set_addresses(now, PEER, None, Some(udp(there).remote))).expect("a peer");
         };
         // A slip of the pen: nobody is there.
         set(&mut world);
@@ -417,12 +421,12 @@ fn an_endpoint_that_is_configured_anew_is_gone_to_once_it_answers() {
             world.check_traffic();
             assert_eq!((reported(&world, A).0, world.ike(A).hop), (here, here), "MOBIKE {mobike}, echoes {echo}");
         }
-        world.nodes[B].others = vec![there.remote.ip()];
+        world.nodes[B].others = vec![udp(there).remote.ip()];
         set(&mut world);
         world.run_for(Duration::from_millis(200));
         assert_eq!((reported(&world, A).0, world.ike(A).hop), (there, there), "MOBIKE {mobike}, echoes {echo}");
         world.run_for(Duration::from_secs(1));
-        assert_eq!((reported(&world, B).0, world.ike(B).spis), (Hop::new(there.remote, there.local), spis));
+        assert_eq!((reported(&world, B).0, world.ike(B).spis), (Hop::new(udp(there).remote, udp(there).local), spis));
         world.check_traffic();
     }
 }
@@ -436,7 +440,7 @@ fn an_endpoint_that_did_not_answer_is_found_when_the_one_before_is_dead() {
         world.act(A, |endpoint, now| endpoint.set_addresses(now, PEER, None, Some(there))).expect("a peer");
         world.run_for(Duration::from_secs(60));
         world.nodes[B].address = there;
-        assert!(world.run_until(Duration::from_secs(20), |world| world.ike(A).hop.remote == there), "MOBIKE {mobike}");
+        assert!(world.run_until(Duration::from_secs(20), |world| world.ike(A).hop.remote() == there), "MOBIKE {mobike}");
         assert_eq!(world.ike(A).spis, spis);
         world.run_for(Duration::from_secs(3));
         world.check_traffic();
@@ -451,15 +455,15 @@ fn under_mobike_a_packet_of_esp_leaves_ike_where_it_is() {
         world.connect_pair();
         let (before, other) = (world.ike(B).hop, address("198.51.100.1:4500"));
         world.nodes[A].others = vec![other.ip()];
-        let came = adit_engine::path::Arrival::new(before.local, other);
+        let came = adit_engine::path::Arrival::new(udp(before).local, other);
         world.act(B, |endpoint, now| endpoint.handle_path_seen(now, PEER, came, 1000));
         world.run_for(Duration::from_secs(20));
-        assert_eq!((reported(&world, B).0.remote, world.ike(B).hop), (other, before), "echoes {echo}");
+        assert_eq!((udp(reported(&world, B).0).remote, world.ike(B).hop), (other, before), "echoes {echo}");
         // A request that nobody answers any more at the address before is one for IKE.
-        world.dead = vec![before.remote.ip()];
+        world.dead = vec![udp(before).remote.ip()];
         world.act(B, |endpoint, now| endpoint.check_liveness(now, PEER)).expect("it is connected");
         world.run_for(Duration::from_secs(20));
-        assert_eq!(world.ike(B).hop.remote, other, "echoes {echo}");
+        assert_eq!(world.ike(B).hop.remote(), other, "echoes {echo}");
     }
 }
 
@@ -470,11 +474,11 @@ fn who_gets_a_request_at_one_place_proves_nothing_of_another() {
         let mut world = pair(16, |_, config| (config.mobike, config.dpd) = (mobike, Duration::from_secs(3600)));
         world.connect_pair();
         let (before, victim) = (world.ike(B).hop, address("203.0.113.9:4500"));
-        let came = adit_engine::path::Arrival::new(before.local, victim);
+        let came = adit_engine::path::Arrival::new(udp(before).local, victim);
         let answers: Arc<Mutex<Vec<Vec<u8>>>> = Arc::default();
         let taken = answers.clone();
         world.filter = Some(Box::new(move |from, _, payload| {
-            let is_answer = from == before.remote;
+            let is_answer = from == udp(before).remote;
             is_answer.then(|| taken.lock().expect("one thread").push(payload.clone()));
             !is_answer
         }));
@@ -485,7 +489,7 @@ fn who_gets_a_request_at_one_place_proves_nothing_of_another() {
             }
             world.run_for(Duration::from_millis(20));
             let sent = std::mem::take(&mut *answers.lock().expect("one thread"));
-            sent.into_iter().for_each(|answer| world.inject(victim, before.local, answer));
+            sent.into_iter().for_each(|answer| world.inject(victim, udp(before).local, answer));
         }
         assert_eq!((reported(&world, B).0, world.ike(B).hop), (before, before), "MOBIKE {mobike}");
     }
@@ -528,7 +532,7 @@ fn a_wrong_cookie_closes_the_ike_sa() {
             let cause = world.nodes[B].endpoint.status(PEER).expect("the peer").cause.expect("a cause").to_string();
             assert!(cause.contains("COOKIE2"), "{cause}");
         } else {
-            assert_eq!(world.ike(B).hop.remote, elsewhere);
+            assert_eq!(world.ike(B).hop.remote(), elsewhere);
         }
     }
 }

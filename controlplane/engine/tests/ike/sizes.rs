@@ -225,6 +225,10 @@ impl Underlay for Kernel {
         Route { reachable: true, own_address, source, mtu, link_mtu: mtu, ..Route::default() }
     }
 
+    fn has_stream(&mut self, _: adit_proto::control::StreamId) -> bool {
+        true
+    }
+
     fn addresses(&mut self) -> Vec<IpAddr> {
         vec![[192, 0, 2, 1].into()]
     }

@@ -23,7 +23,7 @@ fn hand_on(world: &mut World) -> Vec<(usize, Transmit)> {
         for node in [A, B] {
             while world.nodes[node].endpoint.poll_event().is_some() {}
             while let Some(transmit) = world.nodes[node].endpoint.poll_transmit() {
-                let came = Arrival::new(transmit.remote, transmit.local);
+                let came = Arrival::new(udp(transmit.hop).remote, udp(transmit.hop).local);
                 world.nodes[1 - node].endpoint.handle_message(now, came, &transmit.payload);
                 sent.push((node, transmit));
             }
@@ -164,6 +164,6 @@ fn what_goes_to_a_peer_that_is_known_names_its_path() {
         let paths = world.nodes[node].endpoint.paths(PEER);
         let [path] = &paths[..] else { panic!("{paths:?}") };
         assert_eq!((transmit.peer, transmit.path), (Some(PEER), Some(path.path)), "gateway {node}");
-        assert!(path.in_use && path.ike && path.hop.remote == transmit.remote, "gateway {node}: {path:?}");
+        assert!(path.in_use && path.ike && path.hop.remote() == transmit.hop.remote(), "gateway {node}: {path:?}");
     }
 }

@@ -49,7 +49,7 @@ impl Driver {
                 }
             }
             Event::Path(PathEvent::Set { peer, .. } | PathEvent::Use { peer, .. }) => {
-                let Some(hop) = self.endpoint.all_paths().esp_hop(peer) else { return };
+                let Some(hop) = self.endpoint.all_paths().esp_hop(peer).and_then(|hop| hop.udp()) else { return };
                 tracing::debug!(peer = peer.0, "is at {}", hop.remote);
                 if let Some(link) = self.link_or_new(peer) {
                     link.set_hop(hop);
@@ -60,6 +60,8 @@ impl Driver {
                 PathEvent::Peer { .. } | PathEvent::Remove { .. } | PathEvent::Echo { .. } | PathEvent::BlackHole { .. },
             ) => {}
             Event::Refused { from, why, .. } => {
+                // There are no streams here.
+                let Some(from) = from.address() else { return };
                 let cause = Cause::Failed(why);
                 self.tell_refused(from, Failure::plain(from.to_string(), cause, ""));
             }

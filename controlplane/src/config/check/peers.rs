@@ -27,6 +27,8 @@ pub(super) struct Around<'a> {
     pub own_key: Option<Place>,
     pub workers: u16,
     pub mode: Mode,
+    /// There is a relay over which peers can be met.
+    pub has_relay: bool,
 }
 
 impl Check<'_> {
@@ -160,6 +162,8 @@ impl Check<'_> {
             }
         };
         let waits = matches!(&keys, Some(Keys::Ike(ike)) if ike.role == Role::Responder);
+        // Whom a relay sees is met there, if it is known who that is.
+        let waits = waits || around.has_relay && matches!(keys, Some(Keys::Ike(_)));
         if !has_endpoint && !waits {
             let expected = "the address and UDP port that the other gateway receives on";
             self.missing(at, "endpoint", expected, "endpoint: \"192.0.2.2:4500\"");

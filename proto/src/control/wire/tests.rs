@@ -4,7 +4,7 @@ use super::*;
 use proptest::prelude::*;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
-use crate::control::UdpHop;
+use crate::control::{LocalEnd, StreamId, UdpHop};
 
 fn tags() -> impl Strategy<Value = u8> {
     prop::sample::select([command::ALL, event::ALL].concat())
@@ -26,8 +26,15 @@ fn paths() -> impl Strategy<Value = PathId> {
 }
 
 fn hops() -> impl Strategy<Value = Hop> {
-    (any::<(u8, Option<IpAddr>, u32)>(), addrs())
-        .prop_map(|((socket, local, interface), remote)| Hop::Udp(UdpHop { socket, local, interface, remote }))
+    let udp = (any::<(u8, Option<IpAddr>, u32)>(), addrs())
+        .prop_map(|((socket, local, interface), remote)| Hop::Udp(UdpHop { socket, local, interface, remote }));
+    prop_oneof![udp, any::<u64>().prop_map(|stream| Hop::Stream(StreamId(stream)))]
+}
+
+fn vias() -> impl Strategy<Value = Via> {
+    let udp = (addrs(), any::<(IpAddr, u32)>())
+        .prop_map(|(from, (address, interface))| Via::Udp { from, to: LocalEnd { address, interface } });
+    prop_oneof![udp, any::<u64>().prop_map(|stream| Via::Stream(StreamId(stream)))]
 }
 
 fn keys() -> impl Strategy<Value = SaKey> {
@@ -140,16 +147,12 @@ fn events() -> impl Strategy<Value = Event> {
         any::<(u16, u32)>().prop_map(|(peer, spi)| Event::SeqHalfway { peer: PeerId(peer), spi: Spi(spi) }),
         any::<(u16, u32)>().prop_map(|(peer, spi)| Event::InboundSaUsed { peer: PeerId(peer), spi: Spi(spi) }),
         prop::sample::select(Feature::ALL.to_vec()).prop_map(|what| Event::Degraded { what }),
-        (any::<(u16, u64, u32)>(), prop::option::of(paths()), addrs(), any::<(IpAddr, u32)>()).prop_map(
-            |((peer, tag, bytes), path, from, (address, interface))| {
-                let to = LocalEnd { address, interface };
-                Event::PathSeen { peer: PeerId(peer), tag: PeerTag(tag), path, from, to, bytes }
-            }
-        ),
-        (any::<(u16, u64, u64, u16, u32)>(), prop::option::of(paths()), addrs(), any::<(IpAddr, u32)>()).prop_map(
-            |((peer, tag, id, size, rtt_us), path, from, (address, interface))| {
-                let to = LocalEnd { address, interface };
-                Event::EchoReply { peer: PeerId(peer), tag: PeerTag(tag), id, size, rtt_us, path, from, to }
+        (any::<(u16, u64, u32)>(), prop::option::of(paths()), vias()).prop_map(|((peer, tag, bytes), path, via)| {
+            Event::PathSeen { peer: PeerId(peer), tag: PeerTag(tag), path, via, bytes }
+        }),
+        (any::<(u16, u64, u64, u16, u32)>(), prop::option::of(paths()), vias()).prop_map(
+            |((peer, tag, id, size, rtt_us), path, via)| {
+                Event::EchoReply { peer: PeerId(peer), tag: PeerTag(tag), id, size, rtt_us, path, via }
             }
         ),
         any::<(u16, u64, u64)>().prop_map(|(peer, tag, id)| Event::EchoUnsent { peer: PeerId(peer), tag: PeerTag(tag), id }),
@@ -178,7 +181,7 @@ fn selectors_that_match_nothing_are_refused() {
     assert_eq!(good.to_string(), "10.0.0.1-10.0.0.9 <> 10.0.0.20/32");
 }
 
-/// Of a hop over TURN or a stream, eight bytes say which channel or stream it is.
+/// Of a hop over TURN, eight bytes say which channel it is.
 #[test]
 fn the_longest_path_leaves_room_for_other_kinds_of_hops() {
     let (address, peer, path) = (Ipv6Addr::LOCALHOST, PeerId(1), PathId::FIRST);

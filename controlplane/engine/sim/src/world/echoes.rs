@@ -1,11 +1,9 @@
 //! The sealed echoes by which it is found out what a link takes.
 
-use std::net::SocketAddr;
-
-use adit_engine::path::Arrival;
+use adit_engine::path::Hop;
 use adit_proto::echo;
 
-use crate::link::headers;
+use crate::link::headers_of;
 use crate::load::{Echo, Load};
 
 use super::World;
@@ -17,21 +15,15 @@ impl World {
             let data = &self.nodes[node].data;
             // Without keys, or where it is longer than the link, nothing leaves.
             let (Some(hop), Some(spi)) = (data.hop(asked.peer, asked.path), data.seals_to(asked.peer)) else { continue };
-            assert!(asked.size >= echo::size_min(hop.remote.is_ipv6()), "no echo is that short");
-            let len = usize::from(asked.size) - headers(hop.remote);
+            assert!(asked.size >= echo::size_min(hop.is_ipv6()), "no echo is that short");
+            let len = usize::from(asked.size) - headers_of(&hop);
             let echo = Echo { spi, id: asked.id, len, is_reply: false, at: self.now };
-            self.send_echo(hop.local, hop.remote, echo);
-        }
-    }
-
-    fn send_echo(&mut self, local: SocketAddr, to: SocketAddr, echo: Echo) {
-        if let Some(from) = self.leave(local, to, headers(to) + echo.len) {
-            self.fly(from, to, Load::Echo(echo));
+            self.send_load(node, hop, Load::Echo(echo));
         }
     }
 
     /// An echo came to a node: a request is answered as it came, of a reply the engine hears.
-    pub(super) fn receive_echo(&mut self, node: usize, came: Arrival, echo: Echo) {
+    pub(super) fn receive_echo(&mut self, node: usize, came: Hop, echo: Echo) {
         let data = &self.nodes[node].data;
         let Some(peer) = data.opens_from(echo.spi) else { return };
         if echo.is_reply {
@@ -39,9 +31,9 @@ impl World {
             self.nodes[node].endpoint.handle_echo_reply(now, peer, echo.id, came, rtt);
             self.settle();
         } else if let Some(spi) = data.seals_to(peer) {
-            let shortest = usize::from(echo::size_min(came.remote.is_ipv6())) - headers(came.remote);
-            let len = if data.knows(peer, came.hop()) { echo.len } else { shortest };
-            self.send_echo(came.local, came.remote, Echo { spi, is_reply: true, len, ..echo });
+            let shortest = usize::from(echo::size_min(came.is_ipv6())) - headers_of(&came);
+            let len = if data.knows(peer, came) { echo.len } else { shortest };
+            self.send_load(node, came, Load::Echo(Echo { spi, is_reply: true, len, ..echo }));
         }
     }
 }

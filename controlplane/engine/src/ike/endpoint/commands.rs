@@ -25,14 +25,14 @@ use super::super::session::Session;
 use super::super::trust::{Change, Trust};
 use super::{Endpoint, Timer};
 use crate::limits::{ADDITIONAL_MAX, HANDSHAKES_PER_SECOND, KEY_EXCHANGES_AT_ONCE, KEY_EXCHANGES_PER_SECOND};
-use crate::path::{Hop, IKE_PORT};
+use crate::path::{Hop, IKE_PORT, Remote, StreamId};
 use crate::rate_limit::Bucket;
 use crate::shown::Shown;
 
 /// An unauthenticated initiator that was refused.
 #[derive(Clone, Debug)]
 pub struct Refusal {
-    pub from: SocketAddr,
+    pub from: Remote,
     /// Seconds since 1970 UTC.
     pub at: u64,
     pub why: Error,
@@ -92,7 +92,7 @@ impl Endpoint {
         let (trust, config) = (Trust::of(&config), Arc::new(config));
         match self.shared.peers.get_mut(&id) {
             Some(peer) => {
-                peer.remotes.replace(config.remotes.clone());
+                peer.remotes.replace(&config.remotes);
                 peer.local = config.local;
                 (peer.config, peer.trust) = (config.clone(), trust);
                 let sas = peer.sas.clone();
@@ -100,14 +100,13 @@ impl Endpoint {
                     let config = config.clone();
                     self.run(now, sa, |sa, ctx| sa.reconfigure(ctx, config, &trust, change));
                 }
-                self.shared.known.look_for(id, &config.remotes);
+                self.look_for(id);
                 self.directory_is_stale = true;
             }
             None => {
-                self.shared.known.look_for(id, &config.remotes);
                 let peer = Peer {
                     connection: Connection::new(now.instant),
-                    remotes: Remotes::new(config.remotes.clone()),
+                    remotes: Remotes::new(&config.remotes),
                     local: config.local,
                     config,
                     trust,
@@ -123,6 +122,7 @@ impl Endpoint {
                 };
                 self.shared.directory.add(id, &peer.config, peer.endpoints());
                 self.shared.peers.insert(id, peer);
+                self.look_for(id);
             }
         }
         Ok(())
@@ -249,7 +249,7 @@ impl Endpoint {
             return;
         }
         let fit = match known {
-            Some(hop) => self.shared.paths.judge(hop).map_err(|why| LocalFault::Address(hop.remote, why).into()),
+            Some(hop) => self.shared.paths.judge(hop).map_err(|why| LocalFault::Address(hop.remote(), why).into()),
             None => self.first_fit(id),
         };
         let mut ctx = Ctx::new(now, &mut *self.random, &mut self.shared);
@@ -273,15 +273,9 @@ impl Endpoint {
     fn first_fit(&mut self, id: PeerId) -> Result<Hop, Error> {
         let mut why = LocalFault::NoAddress;
         let Some(peer) = self.shared.peers.get_mut(&id) else { return Err(why.into()) };
-        let remotes: Vec<SocketAddr> = peer.remotes.in_turn().collect();
+        let remotes: Vec<Remote> = peer.remotes.in_turn().collect();
         for remote in remotes {
-            let local = peer.local.filter(|local| local.is_ipv4() == remote.is_ipv4());
-            let mut local = local.unwrap_or(evidence::unspecified(remote, self.shared.config.nat_port));
-            if remote.port() == IKE_PORT {
-                // IKE has no marker there, and answers come back to the same port; both ends go on at 4500 (RFC 7296 §2.23).
-                local.set_port(IKE_PORT);
-            }
-            match self.shared.paths.judge(Hop::new(local, remote)) {
+            match self.shared.paths.judge(first_hop(peer.local, remote, self.shared.config.nat_port)) {
                 Ok(hop) => {
                     peer.remotes.began_at(remote);
                     return Ok(hop);
@@ -364,7 +358,7 @@ impl Endpoint {
         let peer = self.shared.peers.get_mut(&id).ok_or(CommandError::NoSuchPeer)?;
         peer.local = local.or(peer.local);
         if let Some(remote) = remote {
-            peer.remotes.replace(vec![remote]);
+            peer.remotes.replace(&[remote]);
         }
         self.shared.known.look_for(id, peer.remotes.all());
         self.directory_is_stale = true;
@@ -376,6 +370,26 @@ impl Endpoint {
         Ok(())
     }
 
+    /// Notes where a peer is looked for: who comes from there is no stranger.
+    fn look_for(&mut self, id: PeerId) {
+        if let Some(peer) = self.shared.peers.get(&id) {
+            self.shared.known.look_for(id, peer.remotes.all());
+        }
+    }
+
+    /// The peer is to be looked for in these streams from now on, where it does not answer at an address: somebody who is said to be it can
+    /// be reached in them.
+    ///
+    /// # Errors
+    /// There is no such peer.
+    pub fn set_streams(&mut self, now: Now, id: PeerId, streams: &[StreamId]) -> Result<(), CommandError> {
+        let peer = self.shared.peers.get_mut(&id).ok_or(CommandError::NoSuchPeer)?;
+        if peer.remotes.replace_streams(streams) {
+            self.look_elsewhere(now, id);
+        }
+        Ok(())
+    }
+
     /// The peer is to be looked for at these addresses from now on, the first one first: its name stands for others, or an interface
     /// of ours has another index. What there is stays where the peer answers; it is looked for there as soon as it does not.
     ///
@@ -383,9 +397,15 @@ impl Endpoint {
     /// There is no such peer.
     pub fn set_remotes(&mut self, now: Now, id: PeerId, remotes: Vec<SocketAddr>) -> Result<(), CommandError> {
         let peer = self.shared.peers.get_mut(&id).ok_or(CommandError::NoSuchPeer)?;
-        if !peer.remotes.replace(remotes) {
-            return Ok(());
+        if peer.remotes.replace(&remotes) {
+            self.look_elsewhere(now, id);
         }
+        Ok(())
+    }
+
+    /// The places at which a peer is looked for have changed.
+    fn look_elsewhere(&mut self, now: Now, id: PeerId) {
+        let Some(peer) = self.shared.peers.get_mut(&id) else { return };
         self.shared.known.look_for(id, peer.remotes.all());
         self.directory_is_stale = true;
         let (current, endpoints) = (peer.current, peer.endpoints());
@@ -395,16 +415,18 @@ impl Endpoint {
         if waits {
             self.begin(now, id);
         }
-        if let (Some(current), Some(hop)) = (current, self.shared.paths.ike_hop(id)) {
+        if let (Some(current), Some(Hop::Udp(hop))) = (current, self.shared.paths.ike_hop(id)) {
             // The same neighbour, on an interface that was made anew.
-            let moved = all.iter().map(|remote| Hop::new(evidence::unspecified(*remote, hop.local.port()), *remote));
-            let moved = moved.zip(&all).find(|(other, _)| other.remote == hop.remote && other.interface != hop.interface);
-            if let Some((other, remote)) = moved {
-                self.change_path(now, current, Some(other.local), Some(*remote));
+            let addresses = all.iter().filter_map(Remote::address);
+            let there = |remote: SocketAddr| Hop::new(evidence::unspecified(remote, hop.local.port()), remote).udp();
+            let mut others = addresses.filter_map(|remote| Some((there(remote)?, remote)));
+            if let Some((other, remote)) =
+                others.find(|(other, _)| other.remote == hop.remote && other.interface != hop.interface)
+            {
+                self.change_path(now, current, Some(other.local), Some(remote));
             }
         }
         self.serve_paths(now);
-        Ok(())
     }
 
     /// What has gone through the SAs, as totals since they were installed, by inbound SPI.
@@ -469,4 +491,19 @@ fn check(config: &PeerConfig) -> Result<(), CommandError> {
         }
     }
     Ok(())
+}
+
+/// How we begin with a peer at this place.
+fn first_hop(local: Option<SocketAddr>, remote: Remote, nat_port: u16) -> Hop {
+    let remote = match remote {
+        Remote::Udp(remote) => remote,
+        Remote::Stream(stream) => return Hop::Stream(stream),
+    };
+    let local = local.filter(|local| local.is_ipv4() == remote.is_ipv4());
+    let mut local = local.unwrap_or(evidence::unspecified(remote, nat_port));
+    if remote.port() == IKE_PORT {
+        // IKE has no marker there, and answers come back to the same port; both ends go on at 4500 (RFC 7296 §2.23).
+        local.set_port(IKE_PORT);
+    }
+    Hop::new(local, remote)
 }

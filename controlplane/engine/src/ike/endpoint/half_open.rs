@@ -1,7 +1,5 @@
 //! Requests to begin an IKE SA: who is let in, and who is told what (RFC 7296 §2.6, §2.21.1).
 
-use std::net::{IpAddr, SocketAddr};
-
 use adit_proto::ike::{Header, Message, Notify, NotifyType};
 
 use super::super::admission::{Asker, Verdict, network};
@@ -17,13 +15,13 @@ use super::super::window;
 use super::commands::Refusal;
 use super::{Endpoint, Timer, init_digest};
 use crate::limits::{REFUSALS_MAX, REQUEST_LEN_MAX};
-use crate::path::Hop;
+use crate::path::{Hop, Remote, Site};
 use crate::shown::Shown;
 
 /// Where a half-open IKE SA came from: it counts against limits until it is authenticated or gone.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct HalfOpen {
-    source: SocketAddr,
+    source: Remote,
     asker: Asker,
 }
 
@@ -58,8 +56,8 @@ impl Endpoint {
             Ok(Some(mut sa)) => {
                 sa.init_digest = Some(digest);
                 self.inits.insert(digest, sa.facts.id);
-                self.half_open.insert(sa.facts.id, HalfOpen { source: hop.remote, asker });
-                self.shared.admission.opened(hop.remote.ip(), asker);
+                self.half_open.insert(sa.facts.id, HalfOpen { source: hop.remote(), asker });
+                self.shared.admission.opened(hop.site(), asker);
                 self.put_back(now, Box::new(sa));
             }
             Err(error) => {
@@ -76,7 +74,7 @@ impl Endpoint {
 
     /// Whether this is where the request came from that began an IKE SA.
     fn is_same_asker(&self, id: SaId, hop: Hop) -> bool {
-        self.half_open.get(&id).is_none_or(|half_open| half_open.source == hop.remote)
+        self.half_open.get(&id).is_none_or(|half_open| half_open.source == hop.remote())
     }
 
     /// The initiator has not got our answer, unless it has already gone on (RFC 7296 §2.1).
@@ -95,7 +93,7 @@ impl Endpoint {
 
     /// Whether a request is let in, and then of whom; if it is not, it may be told to come again with a cookie.
     fn admit(&mut self, now: Now, hop: Hop, question: (&Header, usize), parts: &Parts) -> Option<Asker> {
-        let (source, spi) = (hop.remote.ip(), question.0.initiator_spi);
+        let (source, spi) = (hop.site(), question.0.initiator_spi);
         let nonce = parts.nonce.as_deref().unwrap_or_default();
         let (admission, random) = (&mut self.shared.admission, &mut *self.random);
         let given = parts.notify(NotifyType::COOKIE).map(|notify| notify.data.as_slice());
@@ -120,8 +118,8 @@ impl Endpoint {
     }
 
     /// The oldest half-open IKE SA of a stranger in this network is forgotten: whoever means it begins again.
-    fn give_up_half_open(&mut self, of: IpAddr) {
-        let is_one = |half_open: &HalfOpen| half_open.asker == Asker::Stranger && network(half_open.source.ip()) == of;
+    fn give_up_half_open(&mut self, of: Site) {
+        let is_one = |half_open: &HalfOpen| half_open.asker == Asker::Stranger && network(half_open.source.site()) == of;
         let Some(id) = self.half_open.iter().find(|(_, half_open)| is_one(half_open)).map(|(id, _)| *id) else { return };
         self.drop_half_open(id);
         self.shared.counters.half_open_gave_way += 1;
@@ -138,7 +136,7 @@ impl Endpoint {
     /// Tells an initiator to come again with a cookie. That is no longer than the request and keeps nothing: no rate is needed.
     fn demand_cookie(&mut self, now: Now, hop: Hop, question: (&Header, usize), parts: &Parts) {
         let nonce = parts.nonce.as_deref().unwrap_or_default();
-        let (source, spi) = (hop.remote.ip(), question.0.initiator_spi);
+        let (source, spi) = (hop.site(), question.0.initiator_spi);
         let cookie = self.shared.admission.cookie(now.instant, &mut *self.random, nonce, source, spi);
         let Some(message) = self.unprotected(question, vec![Notify::new(NotifyType::COOKIE).with_data(cookie).into()]) else {
             return;
@@ -168,8 +166,8 @@ impl Endpoint {
             self.shared.counters.key_exchanges_demanded += u64::from(reported);
             return reported;
         }
-        let ours = self.shared.directory.candidates(hop.remote.ip()).offers();
-        self.note_refusal(now, Refusal { from: hop.remote, at: now.unix, why: error, ours, theirs });
+        let ours = self.shared.directory.candidates(hop.site()).offers();
+        self.note_refusal(now, Refusal { from: hop.remote(), at: now.unix, why: error, ours, theirs });
         reported || !may_report
     }
 
@@ -191,7 +189,7 @@ impl Endpoint {
     /// An IKE SA is authenticated or forgotten: it does not count as half-open any more.
     pub(super) fn no_longer_half_open(&mut self, id: SaId) {
         if let Some(half_open) = self.half_open.remove(&id) {
-            self.shared.admission.closed(half_open.source.ip(), half_open.asker);
+            self.shared.admission.closed(half_open.source.site(), half_open.asker);
         }
     }
 }

@@ -17,10 +17,10 @@ use super::super::sa::{IkeSa, Stage};
 use super::super::session::Session;
 use super::{Endpoint, Refusal, Timer};
 use crate::limits::IDENTITIES_MAX;
+use crate::path::Remote;
 use crate::shown::Shown;
 use adit_proto::control::PeerId;
 use adit_proto::ike::Delete;
-use std::net::SocketAddr;
 
 impl Endpoint {
     pub(super) fn on_established(&mut self, now: Now, id: SaId, initial_contact: bool) {
@@ -245,7 +245,7 @@ impl Endpoint {
     /// could have any number of those that are over.
     pub(super) fn on_ended(&mut self, now: Now, id: SaId, cause: Cause) {
         let Some(sa) = self.sas.get(&id) else { return };
-        let (spis, remote, claimed_as) = (sa.facts.spis, sa.facts.hop.remote, sa.claimed.clone());
+        let (spis, remote, claimed_as) = (sa.facts.spis, sa.facts.hop.remote(), sa.claimed.clone());
         let Some(peer_id) = sa.facts.peer else {
             return self.note_initiator(now, remote, claimed_as, cause);
         };
@@ -337,11 +337,11 @@ impl Endpoint {
         }
     }
 
-    fn note_initiator(&mut self, now: Now, from: SocketAddr, claimed: Option<Shown>, cause: Cause) {
+    fn note_initiator(&mut self, now: Now, from: Remote, claimed: Option<Shown>, cause: Cause) {
         // An initiator that went away after IKE_SA_INIT is no news: it may be a flood.
         if let Cause::Failed(why) = cause {
             // Which identities would have been known from there.
-            let candidates = self.shared.directory.candidates(from.ip());
+            let candidates = self.shared.directory.candidates(from.site());
             let peers = candidates.peers().take(IDENTITIES_MAX);
             let ours = peers.filter_map(|id| Some(Shown::of(&self.shared.peers.get(&id)?.config.remote_id))).collect();
             let theirs = claimed.into_iter().collect();

@@ -10,19 +10,19 @@ use super::super::facts::{IkeSpis, SaId};
 use super::super::mobike;
 use super::super::sa::IkeSa;
 use super::Endpoint;
-use crate::path::{Arrival, Hop, Origin, PathStatus, Paths, Terms, Unfit, Wish};
+use crate::path::{Hop, Origin, PathStatus, Paths, Terms, Unfit, Wish};
 
 /// Of many peers that are to authenticate anew one after the other.
 const REAUTHENTICATIONS_APART: Duration = Duration::from_millis(50);
 
 impl Endpoint {
     /// The data plane opened new, authentic packets of a peer that came another way than by the path in use, with so many bytes.
-    pub fn handle_path_seen(&mut self, now: Now, peer: PeerId, came: Arrival, bytes: u32) {
+    pub fn handle_path_seen(&mut self, now: Now, peer: PeerId, came: impl Into<Hop>, bytes: u32) {
         self.with_paths(now, |paths| paths.handle_path_seen(now.instant, peer, came, bytes));
     }
 
     /// A sealed echo of ours came back this way; `rtt` as the data plane measured it.
-    pub fn handle_echo_reply(&mut self, now: Now, peer: PeerId, id: u64, came: Arrival, rtt: Duration) {
+    pub fn handle_echo_reply(&mut self, now: Now, peer: PeerId, id: u64, came: impl Into<Hop>, rtt: Duration) {
         self.with_paths(now, |paths| paths.handle_echo_reply(now.instant, peer, id, came, rtt));
     }
 
@@ -96,7 +96,7 @@ impl Endpoint {
         hops: Vec<Hop>,
         (terms, from): (Terms, Origin),
     ) -> Result<(), Unfit> {
-        let endpoints = hops.iter().map(|hop| hop.remote.ip()).collect();
+        let endpoints = hops.iter().map(|hop| hop.site()).collect();
         // It may come from the new ones before it is asked there.
         self.shared.paths.set_terms(peer, terms);
         self.shared.paths.set_origin(peer, from, endpoints);

@@ -70,7 +70,7 @@ impl Endpoint {
         }
         for (peer, (remote, size)) in contents.sizes {
             // It is a hint: what the path carries now is proven anew.
-            self.shared.paths.remember_size(peer, remote, size);
+            self.shared.paths.remember_size(peer, remote.into(), size);
         }
         let mut restored = Restored::default();
         for bytes in contents.records.into_values() {
@@ -181,7 +181,7 @@ mod tests {
     use crate::ike::config::EndpointConfig;
     use crate::ike::event::Event;
     use crate::ike::testing::instant;
-    use crate::path::{Arrival, Follow, Hop, Origin, PathEvent, Terms};
+    use crate::path::{Follow, Hop, Origin, PathEvent, Terms};
 
     /// Echoes of a peer with a static key for so many seconds, of which those up to `carries` bytes come back. Gives all sizes.
     fn echoes(endpoint: &mut Endpoint, from_s: u64, seconds: u64, carries: u16) -> Vec<u16> {
@@ -194,7 +194,7 @@ mod tests {
                 let Event::Path(PathEvent::Echo { peer, id, size, .. }) = event else { continue };
                 sizes.push(size);
                 if size <= carries {
-                    let came = Arrival::new(hop().local, hop().remote);
+                    let came = hop();
                     endpoint.handle_echo_reply(now, peer, id, came, Duration::from_millis(10));
                 }
             }
@@ -237,7 +237,7 @@ mod tests {
         assert!(!endpoint.take_changed());
         // What it becomes later stands behind it.
         let now = at(11_000);
-        assert!(endpoint.handle_too_big(now, PeerId(3), hop().remote, 1300));
+        assert!(endpoint.handle_too_big(now, PeerId(3), hop().remote().address().unwrap(), 1300));
         echoes(&mut endpoint, 11, 10, 1300);
         assert!(endpoint.take_changed());
         let changes = endpoint.changes().expect("a snapshot was made");

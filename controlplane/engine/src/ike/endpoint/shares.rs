@@ -1,7 +1,5 @@
 //! No peer has more IKE SAs and Child SAs than its share: what it has replaced goes at once when there are more.
 
-use std::net::IpAddr;
-
 use adit_proto::control::PeerId;
 use adit_proto::limits::IKE_SAS_OF_PEER_MAX;
 
@@ -14,10 +12,11 @@ use super::super::places;
 use super::super::session::Session;
 use super::super::share;
 use super::{Endpoint, Timer};
+use crate::path::Site;
 
 impl Endpoint {
     /// Of those who come from these addresses, in their order, under a pattern, the one of whom nothing was heard for the longest time goes.
-    pub(super) fn make_place(&mut self, now: Now, at: &[IpAddr]) {
+    pub(super) fn make_place(&mut self, now: Now, at: &[Site]) {
         let heard = |id: PeerId| Some(self.sas.get(&self.shared.peers.get(&id)?.current?)?.wire.last_heard());
         let there = places::clients(&self.shared).filter(|(_, address)| at.binary_search(address).is_ok());
         let Some(id) = there.min_by_key(|(id, _)| heard(*id)).map(|(id, _)| id) else { return };

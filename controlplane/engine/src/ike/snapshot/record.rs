@@ -35,7 +35,7 @@ use super::super::window::Window;
 use super::super::wishes::{Wants, Wish};
 use super::bytes::{In, Out};
 use super::clock::BootClock;
-use crate::path::{Hop, Moves, Paths};
+use crate::path::{Hop, Moves, Paths, StreamId, UdpHop};
 use crate::shown::Shown;
 
 /// What may be sent to where the peer was seen last: one request for a proof, as it had asked for with what it sent then.
@@ -57,9 +57,7 @@ pub(super) fn write(out: &mut Out, clock: BootClock, sa: &IkeSa, paths: &Paths) 
     let kept = paths.kept(peer).filter(|_| !session.succession.holds());
     let (hop, latest, mtu) = kept.unwrap_or((sa.facts.hop, sa.facts.hop, 0));
     for hop in [hop, latest] {
-        out.addr(hop.local);
-        out.addr(hop.remote);
-        out.u64(hop.interface.into());
+        write_hop(out, hop);
     }
     out.u16(mtu);
     for flag in [sa.facts.nat.supported, sa.facts.nat.here, sa.facts.nat.there, sa.facts.nat.claimed] {
@@ -143,15 +141,34 @@ pub(in crate::ike) fn read(ctx: &mut Ctx, clock: BootClock, bytes: &[u8]) -> Opt
     Some(sa)
 }
 
+fn write_hop(out: &mut Out, hop: Hop) {
+    match hop {
+        Hop::Udp(UdpHop { local, interface, remote }) => {
+            out.flag(false);
+            out.addr(local);
+            out.addr(remote);
+            out.u64(interface.into());
+        }
+        Hop::Stream(stream) => {
+            out.flag(true);
+            out.u64(stream.0);
+        }
+    }
+}
+
+fn read_hop(input: &mut In) -> Decoded<Hop> {
+    if input.flag()? {
+        return Ok(Hop::Stream(StreamId(input.u64()?)));
+    }
+    let (local, remote) = (input.addr()?, input.addr()?);
+    let interface = u32::try_from(input.u64()?).map_err(|_| DecodeError::BadValue("interface"))?;
+    Ok(Hop::Udp(UdpHop { local, interface, remote }))
+}
+
 fn read_sa(ctx: &Ctx, clock: BootClock, input: &mut In) -> Decoded<(IkeSa, Places)> {
     let spis = IkeSpis { initiator: IkeSpi(input.u64()?), responder: IkeSpi(input.u64()?) };
     let role = if input.flag()? { Role::Initiator } else { Role::Responder };
-    let hop = |input: &mut In| -> Decoded<Hop> {
-        let (local, remote) = (input.addr()?, input.addr()?);
-        let interface = u32::try_from(input.u64()?).map_err(|_| DecodeError::BadValue("interface"))?;
-        Ok(Hop { local, interface, remote })
-    };
-    let places = Places { used: hop(input)?, latest: hop(input)?, mtu: input.u16()? };
+    let places = Places { used: read_hop(input)?, latest: read_hop(input)?, mtu: input.u16()? };
     let mut sa = IkeSa::new(ctx.now.instant, Facts::new(role, spis, places.used));
     sa.facts.nat = NatStatus { supported: input.flag()?, here: input.flag()?, there: input.flag()?, claimed: input.flag()? };
     sa.facts.features = Features {
@@ -178,7 +195,7 @@ struct Places {
 /// The path that was in use is used again; where the peer was seen last it is asked for a proof again.
 fn restore_path(ctx: &mut Ctx, sa: &IkeSa, peer: PeerId, places: Places) {
     if places.mtu > 0 {
-        ctx.shared.paths.remember_size(peer, places.used.remote.ip(), places.mtu);
+        ctx.shared.paths.remember_size(peer, places.used.site(), places.mtu);
     }
     let Some(session) = sa.session().filter(|session| !session.succession.holds()) else { return };
     evidence::establish_path(ctx, &sa.facts, session);

@@ -277,7 +277,7 @@ impl Scene {
         let node = |node| {
             let status = self.status(node);
             let ike: Vec<String> =
-                status.ike.iter().map(|ike| format!("{} at {} {}", ike.spis, ike.hop.remote, ike.children.len())).collect();
+                status.ike.iter().map(|ike| format!("{} at {} {}", ike.spis, ike.hop.remote(), ike.children.len())).collect();
             format!("{:?} {:?} {ike:?}", status.state, status.cause)
         };
         let endpoint = &self.world.nodes[GATEWAY].endpoint;
