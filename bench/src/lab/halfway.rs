@@ -28,7 +28,7 @@ impl Halfway {
         let places = (0..networks).flat_map(|network| (1..=hosts).map(move |host| Ipv4Addr::new(10, 50, network, host)));
         let bound = |place| -> Result<UdpSocket> {
             let socket = us.netns.enter(|| UdpSocket::bind((place, PORT)))?;
-            socket.connect(SocketAddr::new(IpAddr::from(them.outer()), PORT))?;
+            socket.connect(SocketAddr::new(them.outer(), PORT))?;
             socket.set_nonblocking(true)?;
             Ok(socket)
         };

@@ -208,7 +208,7 @@ fn start(wanted: &Wanted, config: &Config) -> anyhow::Result<(Handle, Events)> {
         None => None,
     };
     let key = ClientKey::load_or_create(&config.state_dir).context("the key of this gateway at the relay")?;
-    let relays = vec![client::Relay { at, trust, rooms, token }];
+    let relays = vec![client::Relay { at, trust, rooms, token, is_probe: false }];
     let metadata = table::description(&wanted.identity);
     Ok(Client::start(client::Config { relays, key, metadata, proxy: ProxyChoice::Environment })?)
 }

@@ -132,7 +132,7 @@ fn a_nat_in_front_of_the_one_that_answered_is_followed_by_echoes() {
             for outside in ["198.51.100.1:50000", "198.51.100.77:1000"] {
                 world.nodes[B].nat = Some(world.add_nat(counting(outside)));
                 let mapped = address(outside);
-                let found = world.run_until(Duration::from_secs(30), |world| reported(world, A).0.remote == mapped);
+                let found = world.run_until(Duration::from_secs(30), |world| reported(world, A).0.remote() == mapped);
                 assert!(found, "MOBIKE {mobike}, {nat_of_a:?}: {outside}, {:?}", reported(&world, A));
                 world.check_traffic();
                 // What A asks arrives, too, and IKE goes where it is answered.

@@ -65,7 +65,7 @@ async fn read(shared: &Shared, relay: usize, mut stream: SplitStream<WebSocket>)
         // Pings are answered by the library, and each answer waits until it is sent. A relay pings every few seconds: one that floods
         // and does not read would fill our memory.
         if message.is_ping() && pings.take(Instant::now(), 1, PINGS).is_err() {
-            return Cause::Misbehaved("more pings than anybody needs".to_owned());
+            return Cause::Misbehaved(Shown::of("more pings than anybody needs"));
         }
         // Text is nothing that we know.
         if !message.is_binary() {
