@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
@@ -42,14 +42,14 @@ pub(crate) struct Fixed {
     pub door: DoorSettings,
     pub strangers: usize,
     /// Between a connection and its login may lie so long.
-    pub login_within: std::time::Duration,
+    pub login_within: Duration,
     pub hall: Settings,
 }
 
 impl Fixed {
     /// What `limits` of the file says.
     pub fn limits(&self) -> impl PartialEq {
-        let hall = Settings { idle: std::time::Duration::ZERO, ..self.hall };
+        let hall = Settings { idle: Duration::ZERO, ..self.hall };
         (self.door, self.strangers, self.login_within, hall)
     }
 }

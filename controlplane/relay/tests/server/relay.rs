@@ -36,6 +36,11 @@ pub async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     .await;
 }
 
+/// Waits for the other end to be dropped.
+async fn end_of(ended: oneshot::Receiver<()>) {
+    drop(ended.await);
+}
+
 /// One that runs. Its file is made of these lines, with listener and credentials before them.
 pub struct Relay {
     pub address: SocketAddr,
@@ -78,7 +83,6 @@ impl Relay {
         let (address, pages) = (server.addresses()[0], server.pages_address());
         let (again, ended_again) = oneshot::channel::<()>();
         let reloader = server.reloader();
-        let end_of = async |ended: oneshot::Receiver<()>| drop(ended.await);
         let running = tokio::spawn(server.run(end_of(ended), end_of(ended_again)));
         Relay {
             address,
