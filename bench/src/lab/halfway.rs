@@ -1,6 +1,6 @@
 //! Hosts that bring their cookies and go no further: what they receive is theirs, so each IKE SA that they begin takes a place.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
