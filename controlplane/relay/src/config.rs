@@ -1,6 +1,7 @@
 //! The configuration of a relay: YAML text → every key read and judged, every mistake found → [`Config`], with every default
 //! filled in and all files that it names read.
 
+mod reach;
 mod read;
 #[cfg(test)]
 mod tests;
@@ -14,6 +15,7 @@ use adit_proto::limits::RELAYS_OF_DRAIN_MAX;
 use adit_proto::relay::{HostPort, PeerKey, RoomName};
 use serde_yaml::Value;
 
+pub use reach::Reaching;
 use read::{Block, Reader, repeated, shown};
 pub use read::{Mistake, Mistakes};
 
@@ -66,6 +68,8 @@ pub struct Config {
     /// How much those who are in may have.
     pub hall: Settings,
     pub drain: Drain,
+    /// STUN and TURN; nothing where the file says nothing of them.
+    pub reach: Option<Reaching>,
 }
 
 /// Pages for people and programs that watch the relay.
@@ -126,7 +130,7 @@ impl Config {
                 return None;
             }
         };
-        let keys = ["listen", "certificate", "key", "rooms", "pages", "limits", "idle_s", "drain"];
+        let keys = ["listen", "certificate", "key", "rooms", "pages", "limits", "idle_s", "drain", "stun", "turn"];
         let root = reader.block("", Some(&root), &keys, EXAMPLE);
         let mut check = Check { reader, directory };
         let listen = check.listen(&root);
@@ -140,8 +144,9 @@ impl Config {
         let idle_s = check.reader.number(&root, "idle_s", IDLE_SECONDS_MIN..=IDLE_SECONDS_MAX, "seconds", hall.idle.as_secs());
         let hall = Settings { idle: Duration::from_secs(idle_s), ..hall };
         let drain = check.drain(&root);
+        let reach = check.reach(&root);
         let (credentials, pages, login_within) = (credentials?, pages?, Duration::from_secs(login_s));
-        Some(Config { listen, credentials, access, pages, door, strangers, login_within, hall, drain })
+        Some(Config { listen, credentials, access, pages, door, strangers, login_within, hall, drain, reach })
     }
 }
 

@@ -25,10 +25,12 @@ use tokio_rustls::TlsAcceptor;
 use crate::config::Config;
 use crate::drain;
 use crate::entrance::{Admitted, Entrance, Place};
+use crate::grants::{self, Grants};
 use crate::http;
 use crate::lobby::{Lobby, dice};
 use crate::login::{EXPORTER_LABEL, Exporter};
 use crate::quotas::Door;
+use crate::reach::{self, Reach};
 use crate::session;
 use crate::shared::{Phase, Shared};
 use crate::tally::{Tally, Why};
@@ -65,10 +67,23 @@ impl Server {
             let (address, rooms, pin) = (listener.local_addr()?, config.access.0.len(), config.credentials.pin);
             tracing::info!("relay at {address}: {rooms} rooms, pin {pin}");
         }
+        let lobby = Arc::new(Lobby::new(config.hall));
+        let secret = grants::secret();
+        let settings = match &config.reach {
+            Some(reach) => reach.settings(lobby.clone(), &config.credentials, &secret)?,
+            None => None,
+        };
+        let reach = settings.map(reach::start).transpose()?;
+        for (transport, at) in reach.iter().flat_map(|reach| reach.turn()) {
+            tracing::info!("TURN at {at} by {transport}, and STUN");
+        }
+        let grants = Grants::new(reach.as_ref(), config.reach.as_ref(), secret);
         let door = Door::new(config.door, Instant::now(), &mut dice);
         let shared = Shared {
             entrance: Arc::new(Entrance::new(door, config.strangers)),
-            lobby: Arc::new(Lobby::new(config.hall)),
+            lobby,
+            reach,
+            grants,
             access: config.access,
             pages_token: config.pages.map(|pages| pages.token),
             tally: Tally::default(),
@@ -92,6 +107,11 @@ impl Server {
         self.pages.as_ref()?.local_addr().ok()
     }
 
+    /// STUN and TURN, where they are served.
+    pub fn reach(&self) -> Option<&Reach> {
+        self.shared.reach.as_ref()
+    }
+
     /// Answers until it is asked to end, and all clients have been told and have gone, or had the time to.
     pub async fn run(self, end: impl Future<Output = ()>) {
         // Each connection holds one end: when none is left, all are gone.
@@ -106,6 +126,7 @@ impl Server {
         tasks.spawn(drive(self.shared.lobby.clone()));
         drop(alive);
         end.await;
+        self.shared.reach.iter().for_each(Reach::drain);
         drain::drain(&self.shared, &mut gone).await;
         tasks.shutdown().await;
     }

@@ -7,8 +7,10 @@ use tokio::sync::watch;
 
 use crate::config::Drain;
 use crate::entrance::Entrance;
+use crate::grants::Grants;
 use crate::lobby::Lobby;
 use crate::login::{Access, Token};
+use crate::reach::Reach;
 use crate::tally::Tally;
 
 /// How far the end has come.
@@ -25,6 +27,9 @@ pub(crate) enum Phase {
 pub(crate) struct Shared {
     pub entrance: Arc<Entrance>,
     pub lobby: Arc<Lobby>,
+    /// STUN and TURN, where they are served, and what clients are told of them.
+    pub reach: Option<Reach>,
+    pub grants: Grants,
     pub access: Access,
     pub pages_token: Option<Token>,
     pub tally: Tally,

@@ -6,5 +6,6 @@ mod door;
 mod hostile;
 mod login;
 mod pages;
+mod reach;
 mod relay;
 mod sessions;
