@@ -1,6 +1,7 @@
 //! `adit relay`: runs a relay, makes all that a new one needs, or finds out whether one works.
 
 mod check;
+mod reach;
 
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
