@@ -85,55 +85,57 @@ fn stun_and_turn_have_what_a_user_expects_or_says() {
     assert_eq!((config.allowed.networks.len(), config.allowed.denied.len()), (1, 1));
 }
 
+/// Lines of a file; the key that is wrong in them, what is said of it, and what is to be written.
+const MISTAKES: &[(&str, &str, &str, &str)] = &[
+    ("", "listen", "names no address", "[::]:443"),
+    ("listen: relay.example.org:443\n", "listen", "no address with a port", "IPv6 in brackets"),
+    ("listen: [0.0.0.0:1, 0.0.0.0:1]\n", "listen[1]", "given twice", "nothing"),
+    ("lisen: 0.0.0.0:443\n", "lisen", "did you mean `listen`?", "listen:"),
+    ("colour: red\n", "colour", "no key `colour`", "remove"),
+    ("certificate: none.crt\nkey: relay.key\n", "certificate", "does not exist", "adit relay init"),
+    ("certificate: relay.key\nkey: relay.key\n", "certificate", "no certificate", "certificate of this relay first"),
+    ("certificate: relay.crt\nkey: copy.crt\n", "key", "no private key", "PRIVATE KEY"),
+    ("certificate: relay.crt\nkey: other/relay.key\n", "key", "do not belong together", "made together"),
+    ("rooms: {}\n", "rooms", "names no room", "token_file"),
+    ("rooms: [lab]\n", "rooms", "names no room", "token_file"),
+    ("rooms: { LAB: { token_file: lab.token } }\n", "rooms.LAB", "no name of a room", "lab:"),
+    ("rooms: { lab: }\n", "rooms.lab", "nobody may be in this room", "token_file"),
+    ("rooms: { lab: { keys: [x] } }\n", "rooms.lab.keys[0]", "no key of a client", "keys: ["),
+    ("rooms: { lab: { token_file: relay.crt } }\n", "rooms.lab.token_file", "holds a secret and can be read", "chmod 600"),
+    ("rooms: { lab: { token_file: short.token } }\n", "rooms.lab.token_file", "no token of at least 20", "openssl rand"),
+    ("rooms: { lab: { token_file: lab.token, tokens_file: 1 } }\n", "rooms.lab.tokens_file", "did you mean", "token_file"),
+    ("pages: { listen: 127.0.0.1:1 }\n", "pages.token_file", "missing", "token_file: pages.token"),
+    ("pages: yes\n", "pages", "not a block", "pages: {"),
+    ("idle_s: 0\n", "idle_s", "out of range", "idle_s: 1"),
+    ("idle_s: soon\n", "idle_s", "not a whole number", "idle_s: 300"),
+    ("limits: { connections: 0 }\n", "limits.connections", "out of range", "connections: 1"),
+    ("limits: { handshakes: 5 }\n", "limits.handshakes", "no key `handshakes`", ""),
+    ("drain: { to: [relay2] }\n", "drain.to[0]", "names no relay", "relay2.example.org:443"),
+    ("drain: { within_s: 99999 }\n", "drain.within_s", "out of range", "within_s: 3600"),
+    ("turn: { ports: 2000-3000 }\n", "turn", "stands without `stun`", "stun:"),
+    ("stun: { listen: [] }\n", "stun.listen", "names no address", "auto"),
+    ("stun: { listen: relay.example.org }\n", "stun.listen", "no address with a port", "203.0.113.1:3478"),
+    ("stun: { listen: 0.0.0.0:3478 }\n", "stun.listen", "all addresses", "203.0.113.1:3478"),
+    ("stun: { listen: [192.0.2.1:1, 192.0.2.1:2] }\n", "stun.listen[1]", "given twice", "listen:"),
+    ("stun: { listen: [192.0.2.1:1, 192.0.2.2:2] }\n", "stun.listen[1]", "another port", "listen:"),
+    ("stun: { listen: [192.0.2.1:1, 192.0.2.2:1, 192.0.2.3:1] }\n", "stun.listen[2]", "the third", "listen:"),
+    ("stun: { listen: auto, shown: [192.0.2.1, 192.0.2.2] }\n", "stun.shown", "2 addresses of IPv4", "shown:"),
+    ("stun: { listen: auto, shown: here }\n", "stun.shown", "no address that clients reach", "203.0.113.1"),
+    ("stun: { listen: auto, open: perhaps }\n", "stun.open", "neither true nor false", "open: false"),
+    ("stun: { listen: auto, opne: true }\n", "stun.opne", "did you mean `open`?", "open:"),
+    ("stun: { listen: auto }\nturn: { ports: 80-90 }\n", "turn.ports", "no range of ports", "49152-65535"),
+    ("stun: { listen: auto }\nturn: { ports: 3000-2000 }\n", "turn.ports", "no range of ports", "49152-65535"),
+    ("stun: { listen: auto }\nturn: { allow: all }\n", "turn.allow", "no network", "10.0.0.0/8"),
+    ("stun: { listen: auto }\nturn: { credentials_s: 1 }\n", "turn.credentials_s", "out of range", "credentials_s: 10"),
+    ("stun: { listen: auto }\nturn: { tls: x }\n", "turn.tls", "no address with a port", "5349"),
+    ("listen: a\nlisten: b\n", "", "this is not YAML", "listen:"),
+    ("a: [\n", "", "this is not YAML", "listen:"),
+];
+
 #[test]
 fn each_mistake_has_its_place_and_its_remedy() {
     let dir = directory();
     let lab = "rooms:\n  lab: { token_file: lab.token }\n";
-    let table: &[(&str, &str, &str, &str)] = &[
-        ("", "listen", "names no address", "[::]:443"),
-        ("listen: relay.example.org:443\n", "listen", "no address with a port", "IPv6 in brackets"),
-        ("listen: [0.0.0.0:1, 0.0.0.0:1]\n", "listen[1]", "given twice", "nothing"),
-        ("lisen: 0.0.0.0:443\n", "lisen", "did you mean `listen`?", "listen:"),
-        ("colour: red\n", "colour", "no key `colour`", "remove"),
-        ("certificate: none.crt\nkey: relay.key\n", "certificate", "does not exist", "adit relay init"),
-        ("certificate: relay.key\nkey: relay.key\n", "certificate", "no certificate", "certificate of this relay first"),
-        ("certificate: relay.crt\nkey: copy.crt\n", "key", "no private key", "PRIVATE KEY"),
-        ("certificate: relay.crt\nkey: other/relay.key\n", "key", "do not belong together", "made together"),
-        ("rooms: {}\n", "rooms", "names no room", "token_file"),
-        ("rooms: [lab]\n", "rooms", "names no room", "token_file"),
-        ("rooms: { LAB: { token_file: lab.token } }\n", "rooms.LAB", "no name of a room", "lab:"),
-        ("rooms: { lab: }\n", "rooms.lab", "nobody may be in this room", "token_file"),
-        ("rooms: { lab: { keys: [x] } }\n", "rooms.lab.keys[0]", "no key of a client", "keys: ["),
-        ("rooms: { lab: { token_file: relay.crt } }\n", "rooms.lab.token_file", "holds a secret and can be read", "chmod 600"),
-        ("rooms: { lab: { token_file: short.token } }\n", "rooms.lab.token_file", "no token of at least 20", "openssl rand"),
-        ("rooms: { lab: { token_file: lab.token, tokens_file: 1 } }\n", "rooms.lab.tokens_file", "did you mean", "token_file"),
-        ("pages: { listen: 127.0.0.1:1 }\n", "pages.token_file", "missing", "token_file: pages.token"),
-        ("pages: yes\n", "pages", "not a block", "pages: {"),
-        ("idle_s: 0\n", "idle_s", "out of range", "idle_s: 1"),
-        ("idle_s: soon\n", "idle_s", "not a whole number", "idle_s: 300"),
-        ("limits: { connections: 0 }\n", "limits.connections", "out of range", "connections: 1"),
-        ("limits: { handshakes: 5 }\n", "limits.handshakes", "no key `handshakes`", ""),
-        ("drain: { to: [relay2] }\n", "drain.to[0]", "names no relay", "relay2.example.org:443"),
-        ("drain: { within_s: 99999 }\n", "drain.within_s", "out of range", "within_s: 3600"),
-        ("turn: { ports: 2000-3000 }\n", "turn", "stands without `stun`", "stun:"),
-        ("stun: { listen: [] }\n", "stun.listen", "names no address", "auto"),
-        ("stun: { listen: relay.example.org }\n", "stun.listen", "no address with a port", "203.0.113.1:3478"),
-        ("stun: { listen: 0.0.0.0:3478 }\n", "stun.listen", "all addresses", "203.0.113.1:3478"),
-        ("stun: { listen: [192.0.2.1:1, 192.0.2.1:2] }\n", "stun.listen[1]", "given twice", "listen:"),
-        ("stun: { listen: [192.0.2.1:1, 192.0.2.2:2] }\n", "stun.listen[1]", "another port", "listen:"),
-        ("stun: { listen: [192.0.2.1:1, 192.0.2.2:1, 192.0.2.3:1] }\n", "stun.listen[2]", "the third", "listen:"),
-        ("stun: { listen: auto, shown: [192.0.2.1, 192.0.2.2] }\n", "stun.shown", "2 addresses of IPv4", "shown:"),
-        ("stun: { listen: auto, shown: here }\n", "stun.shown", "no address that clients reach", "203.0.113.1"),
-        ("stun: { listen: auto, open: perhaps }\n", "stun.open", "neither true nor false", "open: false"),
-        ("stun: { listen: auto, opne: true }\n", "stun.opne", "did you mean `open`?", "open:"),
-        ("stun: { listen: auto }\nturn: { ports: 80-90 }\n", "turn.ports", "no range of ports", "49152-65535"),
-        ("stun: { listen: auto }\nturn: { ports: 3000-2000 }\n", "turn.ports", "no range of ports", "49152-65535"),
-        ("stun: { listen: auto }\nturn: { allow: all }\n", "turn.allow", "no network", "10.0.0.0/8"),
-        ("stun: { listen: auto }\nturn: { credentials_s: 1 }\n", "turn.credentials_s", "out of range", "credentials_s: 10"),
-        ("stun: { listen: auto }\nturn: { tls: x }\n", "turn.tls", "no address with a port", "5349"),
-        ("listen: a\nlisten: b\n", "", "this is not YAML", "listen:"),
-        ("a: [\n", "", "this is not YAML", "listen:"),
-    ];
     let other = dir.path().join("other");
     init::init(&other, "localhost").unwrap();
     let certificate = std::fs::read(dir.path().join("relay.crt")).unwrap();
@@ -141,7 +143,7 @@ fn each_mistake_has_its_place_and_its_remedy() {
     crate::secret_file::create(&dir.path().join("short.token"), b"short", Readers::OwnerOnly).unwrap();
     use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(dir.path().join("relay.crt"), std::fs::Permissions::from_mode(0o644)).unwrap();
-    for (text, key, what, write) in table {
+    for (text, key, what, write) in MISTAKES {
         let mut whole = (*text).to_owned();
         let has = |name: &str| text.contains(&format!("{name}:"));
         if !has("key") || text.contains("keys") {
