@@ -168,6 +168,12 @@ fn whoever_reads_the_messages_gets_them_as_it_can() {
     assert!(none.contains("text, journal or json"), "{none}");
 }
 
+/// The file of a relay that listens at ports of its own on this machine alone.
+fn at_ports_of_its_own(file: &Path) -> String {
+    let text = std::fs::read_to_string(file).unwrap();
+    text.replace("\"[::]:443\"", "\"127.0.0.1:0\"").replace("listen: auto", "listen: 127.0.0.1:0")
+}
+
 /// A gateway is registered with its key: who looks whether it may be does not take its place.
 #[test]
 fn relay_check_with_the_key_of_a_gateway_leaves_it_registered() {
@@ -177,7 +183,7 @@ fn relay_check_with_the_key_of_a_gateway_leaves_it_registered() {
     let made = adit_relay::init::init(&dir.path().join("relay"), "localhost").unwrap();
     let key = adit_relay::key::ClientKey::load_or_create(dir.path()).unwrap();
     let file = dir.path().join("relay/relay.yaml");
-    let text = std::fs::read_to_string(&file).unwrap().replace("\"[::]:443\"", "\"127.0.0.1:0\"");
+    let text = at_ports_of_its_own(&file);
     std::fs::write(&file, text.replace("token_file: lab.token", &format!("keys: [\"{}\"]", key.public()))).unwrap();
     let config = adit_relay::config::Config::load(&file).unwrap_or_else(|mistakes| panic!("{mistakes}"));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
@@ -209,7 +215,7 @@ fn relay_check_says_what_works_and_what_to_do_where_it_does_not() {
     let (code, out, err) = said(&adit(dir.path(), "relay init --dir relay --name localhost"));
     assert_eq!((code, err.as_str()), (0, ""), "{out}");
     let file = dir.path().join("relay/relay.yaml");
-    let text = std::fs::read_to_string(&file).unwrap().replace("\"[::]:443\"", "\"127.0.0.1:0\"");
+    let text = at_ports_of_its_own(&file);
     std::fs::write(&file, text).unwrap();
     let config = adit_relay::config::Config::load(&file).unwrap_or_else(|mistakes| panic!("{mistakes}"));
     let pin = config.credentials.pin;
@@ -221,9 +227,15 @@ fn relay_check_says_what_works_and_what_to_do_where_it_does_not() {
     let way_in = format!("--relay {address} --pin {pin} --token-file relay/lab.token");
     let (code, out, err) = said(&adit(dir.path(), &format!("relay check {way_in} --room lab")));
     assert_eq!((code, err.as_str()), (0, ""), "{out}");
-    for part in
-        ["registered in ", "sees this machine as 127.0.0.1:", "a round trip takes ", "a message went to a second client and back"]
-    {
+    for part in [
+        "registered in ",
+        "the relay sees this machine as 127.0.0.1:",
+        "a round trip takes ",
+        "STUN at 127.0.0.1:",
+        "with credentials for 3600 s",
+        "lends 127.0.0.1:",
+        "a message went to a second client and back",
+    ] {
         assert!(out.contains(part), "`{part}` is missing: {out}");
     }
     let (code, out, _) = said(&adit(dir.path(), &format!("relay check {way_in} --room cellar")));

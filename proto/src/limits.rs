@@ -121,6 +121,8 @@ pub const ROOM_NAME_LEN_MAX: usize = 64;
 pub const ROOMS_OF_CLIENT_MAX: usize = 16;
 /// Most other relays that a client is told of.
 pub const RELAYS_OF_DRAIN_MAX: usize = 4;
+/// Most places of STUN, or of TURN, that a client is told of.
+pub const SERVERS_OF_RELAY_MAX: usize = 32;
 /// Longest name of a relay with its port, in bytes: its length has one byte, and a name of DNS has at most 253 (RFC 1035 §2.3.4).
 pub const HOST_PORT_LEN_MAX: usize = u8::MAX as usize;
 

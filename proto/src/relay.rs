@@ -22,8 +22,10 @@ pub use names::{HostPort, NameError, PeerKey, RoomName};
 
 /// The name of this protocol, as the WebSocket is asked for it (`Sec-WebSocket-Protocol`, RFC 6455 §1.9).
 pub const SUBPROTOCOL: &str = "adit-relay-1";
-/// Length of the key that a client puts into its Binding requests, in bytes.
-pub const STUN_KEY_LEN: usize = 16;
+/// Length of what a client seals its Binding requests with, in bytes: first a name, and then the key.
+pub const STUN_KEY_LEN: usize = STUN_NAME_LEN + 16;
+/// Length of the name by which such a request says whose it is.
+pub const STUN_NAME_LEN: usize = 8;
 
 /// What a train is made of: which of the receiver's doors it is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -68,7 +70,8 @@ pub enum FromRelay<'a> {
     Welcome {
         /// Where the connection comes from, as the relay sees it.
         observed: SocketAddr,
-        /// What this client puts into Binding requests, so that the relay knows which address is its one for UDP. Nothing else.
+        /// What this client seals Binding requests with, so that the relay knows which address is its one for UDP: a name that anybody may
+        /// read, and a key. Nothing else.
         stun_key: [u8; STUN_KEY_LEN],
         /// A client of whom nothing is heard for so long is taken for gone.
         idle_ms: u32,
@@ -120,6 +123,54 @@ pub enum FromRelay<'a> {
     Refused { what: Quota, wait_ms: u32 },
     /// The answer to [`ToRelay::Ping`].
     Pong { id: u64 },
+    /// Where STUN is served (RFC 8489), with the tests of RFC 5780 for whoever seals his questions.
+    Stun { servers: Vec<SocketAddr> },
+    /// What this client may use TURN with (RFC 8656, RFC 8489 §9.2), for a while. It comes again before that has passed, and what was
+    /// lent under the name before goes on under the next one.
+    Turn {
+        name: &'a str,
+        realm: &'a str,
+        password: Password<'a>,
+        /// For so long they are good.
+        life_s: u32,
+        servers: Vec<(Transport, SocketAddr)>,
+    },
+}
+
+/// A password, which is shown nowhere.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Password<'a>(pub &'a str);
+
+impl fmt::Debug for Password<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Password(…)")
+    }
+}
+
+/// By what a client speaks to TURN. Numbers without a name here are a newer relay's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Transport(pub u8);
+
+impl Transport {
+    pub const UDP: Transport = Transport(1);
+    pub const TCP: Transport = Transport(2);
+    pub const TLS: Transport = Transport(3);
+
+    /// The word for logs.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Transport::UDP => "udp",
+            Transport::TCP => "tcp",
+            Transport::TLS => "tls",
+            Transport(_) => "other",
+        }
+    }
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.label())
+    }
 }
 
 /// Why a peer has left. Numbers without a name here are a newer relay's.

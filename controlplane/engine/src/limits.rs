@@ -152,17 +152,34 @@ pub(crate) const STUN_UNKNOWN_MAX: usize = 8;
 pub(crate) const STRANGERS_MAX: usize = 4096;
 /// Answers that a network of strangers gets in a second.
 pub(crate) const STRANGER_ANSWERS: u32 = 4;
+/// The same on an open server, where one search asks some thirty questions in half a second.
+pub(crate) const OPEN_ANSWERS: u32 = 64;
+/// Answers of STUN that a client with a key gets in a second.
+pub(crate) const STUN_CLIENT_ANSWERS: u32 = 64;
+/// Clients of STUN whose rates are told apart.
+pub(crate) const STUN_CLIENTS_MAX: usize = 4096;
+/// Lowest port to which an answer may be sent that did not ask from there: below are services.
+pub(crate) const RESPONSE_PORT_MIN: u16 = 1024;
 /// Bytes that a network sent without being answered and that count for its next answer: the longest that strangers get is a 401.
 pub(crate) const STRANGER_CREDIT_MAX: usize = 512;
 /// Longest user name of TURN, in bytes (RFC 8489 §14.3).
 pub(crate) const TURN_NAME_LEN_MAX: usize = 508;
 /// Addresses that an allocation lets in at a time.
-pub(crate) const TURN_PERMISSIONS_MAX: usize = 32;
+pub(crate) const TURN_PERMISSIONS_MAX: usize = 128;
 /// Channels of an allocation, those that rest included.
-pub(crate) const TURN_CHANNELS_MAX: usize = 32;
+pub(crate) const TURN_CHANNELS_MAX: usize = 128;
 /// Allocations of one identity, and of all, unless the configuration says otherwise.
 pub(crate) const TURN_OF_IDENTITY_MAX: usize = 8;
 pub(crate) const TURN_TOTAL_MAX: usize = 4096;
+/// Bytes in a second, both directions together, of one identity and of all, unless the configuration says otherwise.
+pub(crate) const TURN_BYTES_OF_IDENTITY: u32 = 64 << 20;
+pub(crate) const TURN_BYTES_OF_ALL: u32 = 2 << 30;
+/// Questions of one network in a second whose credentials are computed, of those who have shown with a nonce that they are there.
+pub(crate) const TURN_CHECKS_OF_NETWORK: u32 = 256;
+/// Questions of all in a second whose credentials are computed although their nonce is old, and the longest of them in bytes: some
+/// thousandths of a processor.
+pub(crate) const TURN_STALE_CHECKS: u32 = 2000;
+pub(crate) const TURN_STALE_LEN_MAX: usize = 1024;
 /// Ports that are tried for one allocation before it is refused.
 pub(crate) const TURN_PORTS_TRIED_MAX: usize = 16;
 /// Longest train, in bytes and in datagrams: what the kernel sends at once with UDP_SEGMENT (before Linux 6.10 no more than 64).

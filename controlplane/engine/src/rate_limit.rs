@@ -31,6 +31,11 @@ impl Bucket {
         self.earned(now) == self.most
     }
 
+    /// Whether nothing was used of it, or all was earned again when it was last looked at.
+    pub(crate) fn was_full(&self) -> bool {
+        self.credit == self.most
+    }
+
     fn earned(&self, now: Instant) -> u64 {
         let since = self.at.map_or(Duration::ZERO, |then| now.saturating_duration_since(then));
         let earned = u64::try_from(since.as_nanos()).unwrap_or(u64::MAX).saturating_mul(self.rate);

@@ -6,5 +6,6 @@ pub mod codec;
 pub(crate) mod counters;
 pub mod discovery;
 pub mod lifetime;
+pub(crate) mod nonces;
 pub mod server;
 pub mod strangers;

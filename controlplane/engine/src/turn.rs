@@ -22,4 +22,4 @@ pub mod method {
 }
 
 pub use link::{Link, Tuple};
-pub use server::{Config, Count, Counters, Event, Now, Outside, Server, Side, Train, Transmit};
+pub use server::{Config, Count, Counters, Event, Lent, Now, Outside, Server, Side, Train, Transmit};

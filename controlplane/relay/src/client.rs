@@ -31,7 +31,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::sleep_until;
 
-pub use events::{Delivery, Event, Events, Introduction};
+pub use events::{Delivery, Event, Events, Introduction, TurnGrant, TurnPassword};
 pub use failure::{Cause, Failure, Step};
 pub use open::Welcome;
 pub use proxy::{NoProxyName, Proxy, ProxyChoice};

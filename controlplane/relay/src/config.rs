@@ -1,6 +1,7 @@
 //! The configuration of a relay: YAML text → every key read and judged, every mistake found → [`Config`], with every default
 //! filled in and all files that it names read.
 
+mod reach;
 mod read;
 #[cfg(test)]
 mod tests;
@@ -14,6 +15,7 @@ use adit_proto::limits::RELAYS_OF_DRAIN_MAX;
 use adit_proto::relay::{HostPort, PeerKey, RoomName};
 use serde_yaml::Value;
 
+pub use reach::Reaching;
 use read::{Block, Reader, repeated, shown};
 pub use read::{Mistake, Mistakes};
 
@@ -69,6 +71,8 @@ pub struct Config {
     pub drain: Drain,
     /// The files that it names, each of which was read.
     pub files: Vec<PathBuf>,
+    /// STUN and TURN; nothing where the file says nothing of them.
+    pub reach: Option<Reaching>,
 }
 
 /// Pages for people and programs that watch the relay.
@@ -119,6 +123,11 @@ impl Config {
         }
     }
 
+    /// How many descriptors its connections need at the most, and the addresses that it lends.
+    pub fn descriptors(&self) -> u64 {
+        self.door.connections as u64 + self.reach.as_ref().map_or(0, Reaching::descriptors)
+    }
+
     /// Reads the text of a file; paths in it begin at `directory`.
     fn read(reader: &mut Reader, text: &str, directory: &Path) -> Option<Config> {
         let root: Value = match serde_yaml::from_str(text) {
@@ -129,7 +138,7 @@ impl Config {
                 return None;
             }
         };
-        let keys = ["listen", "certificate", "key", "rooms", "pages", "limits", "idle_s", "drain"];
+        let keys = ["listen", "certificate", "key", "rooms", "pages", "limits", "idle_s", "drain", "stun", "turn"];
         let root = reader.block("", Some(&root), &keys, EXAMPLE);
         let mut check = Check { reader, directory, files: Vec::new() };
         let listen = check.listen(&root);
@@ -143,9 +152,10 @@ impl Config {
         let idle_s = check.reader.number(&root, "idle_s", IDLE_SECONDS_MIN..=IDLE_SECONDS_MAX, "seconds", hall.idle.as_secs());
         let hall = Settings { idle: Duration::from_secs(idle_s), ..hall };
         let drain = check.drain(&root, &listen);
+        let reach = check.reach(&root);
         let (credentials, pages, login_within) = (credentials?, pages?, Duration::from_secs(login_s));
         let files = check.files;
-        Some(Config { listen, credentials, access, pages, door, strangers, login_within, hall, drain, files })
+        Some(Config { listen, credentials, access, pages, door, strangers, login_within, hall, drain, reach, files })
     }
 }
 

@@ -16,6 +16,7 @@ use tokio::time::timeout;
 
 use crate::config::Drain;
 use crate::hall::Farewell;
+use crate::reach::Reach;
 use crate::shared::{Phase, Shared};
 
 /// A service that is restarted is there again in less than this. The first clients come back then, the last ones so much later,
@@ -71,6 +72,8 @@ pub(crate) async fn drain(shared: &Arc<Shared>, gone: &mut mpsc::Receiver<()>) {
     let farewell = farewell(shared, drain);
     // Before they are told: whoever goes at once is to find the next relay, if it is there.
     shared.phase.send_replace(Phase::Draining);
+    // What was lent goes on until the end, but nobody begins what ends so soon.
+    shared.reach.iter().for_each(Reach::drain);
     let clients = shared.lobby.drain(&farewell);
     if farewell.closes {
         tracing::info!("ending: {clients} clients are told when to come back");

@@ -24,8 +24,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use adit_engine::random::Random;
-use adit_proto::relay::{FromRelay, LeftReason, PeerKey, RoomName, STUN_KEY_LEN};
-use aws_lc_rs::constant_time::verify_slices_are_equal;
+use adit_proto::relay::{FromRelay, LeftReason, PeerKey, RoomName, STUN_KEY_LEN, STUN_NAME_LEN};
 
 use crate::login::Pass;
 use crate::queue::{Item, Popped, Queue, cost};
@@ -111,7 +110,7 @@ pub struct Hall {
     waiting: BTreeMap<Network, usize>,
     draining: bool,
     next_conn: u64,
-    /// Hides in the keys for STUN how many connections there were.
+    /// Hides in the names for STUN how many connections there were.
     mask: u64,
     next_sweep: Option<Instant>,
     /// When all queues were last looked through for what is too old.
@@ -214,27 +213,28 @@ impl Hall {
         }
     }
 
-    /// A Binding request with this key came from there. Whether somebody has this key.
-    pub fn handle_udp(&mut self, stun_key: &[u8; STUN_KEY_LEN], from: SocketAddr) -> bool {
-        let Some((number, secret)) = stun_key.split_first_chunk::<8>() else { return false };
-        let conn = ConnId(u64::from_be_bytes(*number) ^ self.mask);
-        let client = self.clients.get_mut(&conn).filter(|client| client.closing.is_none());
-        let Some(client) = client.filter(|client| verify_slices_are_equal(&client.stun_secret, secret).is_ok()) else {
-            return false;
-        };
-        let from = Some(SocketAddr::new(from.ip().to_canonical(), from.port()));
-        if client.udp != from {
-            client.udp = from;
+    /// This client has shown that it is reached by UDP there. Whether it is in the hall.
+    pub fn handle_udp(&mut self, conn: ConnId, at: SocketAddr) -> bool {
+        let Some(client) = self.clients.get_mut(&conn).filter(|client| client.closing.is_none()) else { return false };
+        let at = SocketAddr::new(at.ip().to_canonical(), at.port());
+        let known = &mut client.udp[usize::from(at.is_ipv6())];
+        if *known != Some(at) {
+            *known = Some(at);
             self.counters.udp_learned += 1;
         }
         true
     }
 
+    /// What this client seals its Binding requests with.
+    pub fn stun_key_of(&self, conn: ConnId) -> Option<[u8; STUN_KEY_LEN]> {
+        self.clients.get(&conn).map(|client| self.stun_key(conn, client))
+    }
+
     /// Which connection it is, and what nobody else knows.
     fn stun_key(&self, conn: ConnId, client: &Client) -> [u8; STUN_KEY_LEN] {
         let mut key = [0; STUN_KEY_LEN];
-        let (number, secret) = key.split_at_mut(8);
-        number.copy_from_slice(&(conn.0 ^ self.mask).to_be_bytes());
+        let (name, secret) = key.split_at_mut(STUN_NAME_LEN);
+        name.copy_from_slice(&(conn.0 ^ self.mask).to_be_bytes());
         secret.copy_from_slice(&client.stun_secret);
         key
     }

@@ -147,6 +147,19 @@ rooms:
     token_file: lab.token
     # keys: [\"…\"]   # 43 letters each, as the gateway prints its own: adit relay check --state-dir DIR
 
+# STUN, by which a gateway learns where it is seen and what NAT lies before it: UDP 3478 and 3479. `auto` is where this machine reaches the
+# Internet from; with two public addresses, name both, and clients learn all of RFC 5780. Behind a NAT that passes a public address on
+# to this machine (as in most clouds), name that with `shown`.
+stun:
+  listen: auto
+  # listen: [203.0.113.1:3478, 203.0.113.2:3478, \"[2001:db8::1]:3478\"]
+  # shown: 203.0.113.1
+# TURN, which lends a client an address that every peer can send to, for who is behind a NAT that no punching opens: UDP and TCP 3478, TLS
+# 5349, and a UDP port of these for each. Only clients that are logged in get credentials for it, each for an hour.
+turn:
+  ports: 49152-65535
+  # allow: [10.0.0.0/8]   # private networks that peers may be in; nothing private is reached unless it is named here
+
 # /stats, /metrics and /rooms/NAME/peers, for who sends the token as `Authorization: Bearer TOKEN`; /health is for everybody. They are at
 # the port above; with `listen` also here, without TLS: let that be an address that only this machine reaches.
 pages:

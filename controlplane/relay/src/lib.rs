@@ -7,13 +7,14 @@
 //! ```
 //! Pure: [`hall`] (rooms, presence, introductions, passing on) with [`queue`] (what waits for one client), and [`quotas`] (who
 //! may have how much). Around it: [`config`] and [`init`]; [`tls`], [`login`] and [`key`], of which clients are made, too;
-//! [`server`] with what it needs. [`reach`] serves STUN and TURN. At the other end: [`client`]. Numbers: [`limits`].
+//! [`server`] with what it needs. [`reach`] serves STUN and TURN, of which `grants` tells clients. At the other end: [`client`]. Numbers: [`limits`].
 #![forbid(unsafe_code)]
 
 pub mod client;
 pub mod config;
 pub mod drain;
 mod entrance;
+mod grants;
 pub mod hall;
 mod http;
 pub mod init;
@@ -22,6 +23,7 @@ pub mod limits;
 mod lobby;
 pub mod login;
 mod metrics;
+mod names;
 pub mod queue;
 pub mod quotas;
 pub mod reach;

@@ -49,12 +49,24 @@ pub const SHARES_MAX: usize = 4096;
 /// Batches of UDP that are read at once, and bytes of one of them: the longest train.
 pub(crate) const UDP_BATCH: usize = 8;
 pub(crate) const UDP_BYTES_MAX: usize = 65_536;
+/// Batches that are read of one socket before others have their turn.
+pub(crate) const UDP_BATCHES_IN_TURN: usize = 16;
+/// Longest datagrams that go out as a train, in bytes: what an Ethernet frame has room for behind headers of IPv4 and UDP.
+pub(crate) const SEGMENT_BYTES_MAX: usize = 1472;
 /// Bytes that a UDP socket may keep on their way in and out: some thirty trains.
 pub(crate) const UDP_BUFFER_BYTES: usize = 2 << 20;
-/// Connections of TURN over TCP and TLS: in total, and of one network.
+/// Connections of TURN over TCP and TLS: in total, of one network, and of those that have no allocation.
 pub(crate) const STREAMS_MAX: usize = 4096;
 pub(crate) const STREAMS_OF_NETWORK_MAX: usize = 64;
-/// Bytes that wait for the client of one connection, here and in its socket.
+pub(crate) const STREAM_STRANGERS_MAX: usize = 512;
+/// Their handshakes of TLS in a second: in total, and of one network.
+pub(crate) const STREAM_HANDSHAKES_PER_S: u32 = 100;
+pub(crate) const STREAM_HANDSHAKES_OF_NETWORK_PER_S: u32 = 20;
+/// Longest message of who has no allocation, and how much is read of any at once, in bytes.
+pub(crate) const STREAM_STRANGER_BYTES_MAX: usize = 2048;
+pub(crate) const STREAM_READ_BYTES: usize = 16 << 10;
+/// Bytes that wait for the client of one connection with what it takes to keep them: answers, payload, and what is in its socket.
+pub(crate) const STREAM_ANSWER_BYTES_MAX: usize = 64 << 10;
 pub(crate) const STREAM_QUEUE_BYTES_MAX: usize = 512 << 10;
 pub(crate) const STREAM_UNSENT_BYTES_MAX: u32 = 32 << 10;
 
@@ -78,6 +90,18 @@ pub(crate) const LISTENERS_MAX: usize = 16;
 pub(crate) const KEYS_OF_ROOM_MAX: usize = 16_384;
 /// Tokens of one room: the one of today, and what takes its place.
 pub(crate) const TOKENS_OF_ROOM_MAX: usize = 4;
+/// Addresses of one IP version at which STUN is served: RFC 5780 has two.
+pub(crate) const STUN_ADDRESSES_MAX: usize = 2;
+/// Most networks that a file opens or closes to TURN.
+pub(crate) const NETWORKS_MAX: usize = 64;
+/// Most addresses that are lent at a time, of one client and of all: each is a socket.
+pub(crate) const ALLOCATIONS_OF_CLIENT_ASKED_MAX: u64 = 1024;
+pub(crate) const ALLOCATIONS_ASKED_MAX: u64 = 1 << 15;
+/// Most bytes in a second that TURN may be asked for.
+pub(crate) const TURN_RATE_ASKED_MAX: u64 = u32::MAX as u64;
+/// For how long credentials of TURN may hold, in seconds: nobody takes them back.
+pub(crate) const CREDENTIALS_SECONDS_MIN: u64 = 10;
+pub(crate) const CREDENTIALS_SECONDS_MAX: u64 = 86_400;
 /// Connections that a file may ask for, and most handshakes in a second. There is one for a stranger and one for a client.
 pub(crate) const CONNECTIONS_ASKED_MIN: u64 = 2;
 pub(crate) const CONNECTIONS_ASKED_MAX: usize = 1 << 20;

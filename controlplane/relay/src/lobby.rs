@@ -6,11 +6,13 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use adit_engine::stun::server::Name;
 use adit_proto::relay::{LeftReason, PeerKey, RoomName};
 use tokio::sync::Notify;
 
 use crate::hall::{ConnId, Event, Farewell, Hall, Newcomer, NotLetIn, Settings, Transmit};
 use crate::login::{Access, Pass, Refusal};
+use crate::names::Names;
 
 /// How long the hall is left alone where it waits for nothing.
 const CALM: Duration = Duration::from_secs(60);
@@ -20,6 +22,7 @@ pub(crate) struct Lobby {
     inner: Mutex<Inner>,
     /// The hall waits for less than before.
     sooner: Notify,
+    pub(crate) names: Names,
 }
 
 struct Inner {
@@ -46,12 +49,17 @@ pub(crate) fn dice(out: &mut [u8]) {
 impl Lobby {
     pub fn new(settings: Settings) -> Lobby {
         let inner = Inner { hall: Hall::new(settings, &mut dice), bells: HashMap::new() };
-        Lobby { inner: Mutex::new(inner), sooner: Notify::new() }
+        Lobby { inner: Mutex::new(inner), sooner: Notify::new(), names: Names::default() }
     }
 
     /// What is inside is whole at every panic.
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A client is reached by UDP here.
+    pub fn udp(&self, conn: ConnId, at: SocketAddr) {
+        self.with(|hall| hall.handle_udp(conn, at));
     }
 
     /// Does something in the hall, and rings for whom it concerns.
@@ -102,7 +110,8 @@ impl Lobby {
             NotLetIn::InUse => Refusal::InUse,
         })?;
         self.inner().bells.insert(conn, bell.clone());
-        Ok(Seat { lobby: self.clone(), conn, bell })
+        let stun = self.look(|hall| hall.stun_key_of(conn)).map(|key| self.names.add(conn, &key));
+        Ok(Seat { lobby: self.clone(), conn, bell, key, stun })
     }
 
     /// All clients are told to go. How many there were.
@@ -140,6 +149,9 @@ pub(crate) struct Seat {
     lobby: Arc<Lobby>,
     conn: ConnId,
     bell: Arc<Bell>,
+    /// Whose it is, and under which name he asks by STUN.
+    pub(crate) key: PeerKey,
+    stun: Option<Name>,
 }
 
 impl Seat {
@@ -192,5 +204,6 @@ impl Drop for Seat {
         // Nothing, where it was left for a reason.
         self.lobby.with(|hall| hall.disconnect(Instant::now(), self.conn, LeftReason::GONE));
         self.lobby.inner().bells.remove(&self.conn);
+        self.stun.iter().for_each(|name| self.lobby.names.remove(name));
     }
 }

@@ -3,6 +3,7 @@
 use prometheus::TextEncoder;
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
 
+use crate::reach::Reach;
 use crate::shared::Shared;
 
 /// The page of Prometheus.
@@ -31,8 +32,32 @@ pub(crate) fn page(shared: &Shared) -> prometheus::Result<String> {
     let refused = shared.tally.refused().map(|(why, count)| one(Some(("why", why)), MetricType::COUNTER, count as f64)).collect();
     families.push(family("refused_total", "Connections and requests that were refused.", MetricType::COUNTER, refused));
     families.extend(counters.iter().map(|(name, help, value)| counter(&format!("{name}_total"), help, value)));
+    families.extend(shared.reach.iter().flat_map(reach));
     families.sort_by(|a, b| a.name().cmp(b.name()));
     TextEncoder::new().encode_to_string(&families)
+}
+
+/// STUN and TURN: what became of datagrams, questions, packets and connections.
+fn reach(reach: &Reach) -> Vec<MetricFamily> {
+    let of = |who: &str| {
+        let all = reach.counters().into_iter().filter(|one| one.0 == who);
+        all.map(|(_, what, count)| one(Some(("what", what)), MetricType::COUNTER, count as f64)).collect()
+    };
+    let named = [
+        ("stun", "stun_total", "What became of datagrams of STUN."),
+        ("turn", "turn_total", "What became of questions and packets of TURN; with _bytes, the bytes of packets."),
+        ("stream", "turn_streams_total", "What became of connections of TURN, and of what waited in them."),
+        ("udp", "udp_total", "What the sockets of STUN and TURN could not send or take."),
+    ];
+    let mut families: Vec<_> =
+        named.map(|(who, name, help)| family(name, help, MetricType::COUNTER, of(who))).into_iter().collect();
+    families.push(gauge(
+        "turn_allocations",
+        "Addresses that are lent by TURN: allocations that live.",
+        reach.allocations() as f64,
+    ));
+    families.push(gauge("turn_streams", "Connections of TURN over TCP and TLS that are open.", reach.streams() as f64));
+    families
 }
 
 fn gauge(name: &str, help: &str, value: f64) -> MetricFamily {

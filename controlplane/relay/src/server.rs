@@ -25,10 +25,12 @@ use tokio_rustls::TlsAcceptor;
 use crate::config::Config;
 use crate::drain;
 use crate::entrance::{Admitted, Entrance, Place, is_shortage};
+use crate::grants::{self, Grants};
 use crate::http;
 use crate::lobby::{Lobby, dice};
 use crate::login::{EXPORTER_LABEL, Exporter};
 use crate::quotas::{Door, TurnedAway};
+use crate::reach::{self, Reach};
 use crate::session;
 use crate::shared::{Fixed, Live, Phase, Shared};
 use crate::tally::{Tally, Why};
@@ -71,32 +73,52 @@ fn acceptor(config: &Config) -> anyhow::Result<TlsAcceptor> {
 
 /// The two parts of a configuration: what may change, and what may not.
 fn parts(config: Config, tls: TlsAcceptor) -> (Live, Fixed) {
-    let Config { listen, credentials: _, access, pages, door, strangers, login_within, hall, drain, files: _ } = config;
+    let Config { listen, credentials: _, access, pages, door, strangers, login_within, hall, drain, reach, files: _ } = config;
     let pages_listen = pages.as_ref().and_then(|pages| pages.listen);
     let live = Live { tls, access, pages_token: pages.map(|pages| pages.token), drain };
-    (live, Fixed { listen, pages_listen, door, strangers, login_within, hall })
+    (live, Fixed { listen, pages_listen, door, strangers, login_within, hall, reach })
+}
+
+/// STUN and TURN, as far as they are to be served, and what clients are told of them.
+fn reach(config: &Config, lobby: &Arc<Lobby>) -> anyhow::Result<(Option<Reach>, Grants)> {
+    let secret = grants::secret();
+    let settings = match &config.reach {
+        Some(reach) => reach.settings(lobby.clone(), &config.credentials, &secret)?,
+        None => None,
+    };
+    let reach = settings.map(reach::start).transpose()?;
+    for (transport, at) in reach.iter().flat_map(Reach::turn) {
+        tracing::info!("TURN at {at} by {transport}, and STUN");
+    }
+    let grants = Grants::new(reach.as_ref(), config.reach.as_ref(), secret);
+    Ok((reach, grants))
 }
 
 impl Reloader {
-    /// From now on it is so: rooms with their keys and tokens, certificate and key, the token of the pages, and where clients go
-    /// when the relay ends. Who is connected stays, but for those who may not be in their rooms any more.
+    /// From now on it is so: rooms with their keys and tokens, certificate and key, those of TURN as well, the token of the pages,
+    /// and where clients go when the relay ends. Who is connected stays, but for those who may not be in their rooms any more.
     ///
     /// # Errors
     /// The certificate cannot be used; nothing has changed.
     pub fn reload(&self, config: Config) -> anyhow::Result<Reloaded> {
         let (rooms, pin) = (config.access.0.len(), config.credentials.pin);
         let tls = acceptor(&config)?;
+        let turn_tls = tls::turn_server(&config.credentials).context("the certificate cannot be used")?;
         let (live, new) = parts(config, tls);
         let access = live.access.clone();
         *self.0.live.write().unwrap_or_else(PoisonError::into_inner) = live;
+        self.0.reach.iter().for_each(|reach| reach.certify(&turn_tls));
         // Whoever logs in from here on is judged by the new one.
         let revoked = self.0.lobby.review(&access);
         let old = &self.0.fixed;
+        let ((old_stun, old_turn), (new_stun, new_turn)) = (old.stun_and_turn(), new.stun_and_turn());
         let changes = [
             ("listen", old.listen != new.listen),
             ("pages.listen", old.pages_listen != new.pages_listen),
             ("idle_s", old.hall.idle != new.hall.idle),
             ("limits", old.limits() != new.limits()),
+            ("stun", old_stun != new_stun),
+            ("turn", old_turn != new_turn),
         ];
         let later: Vec<_> = changes.into_iter().filter_map(|(key, has_changed)| has_changed.then_some(key)).collect();
         tracing::info!("reloaded: {rooms} rooms, pin {pin}; {revoked} clients may not be where they were, and were closed");
@@ -131,11 +153,15 @@ impl Server {
             let (address, rooms, pin) = (listener.local_addr()?, config.access.0.len(), config.credentials.pin);
             tracing::info!("relay at {address}: {rooms} rooms, pin {pin}");
         }
+        let lobby = Arc::new(Lobby::new(config.hall));
+        let (reach, grants) = reach(&config, &lobby)?;
         let (live, fixed) = parts(config, tls);
         let door = Door::new(fixed.door, Instant::now(), &mut dice);
         let shared = Shared {
             entrance: Arc::new(Entrance::new(door, fixed.strangers)),
-            lobby: Arc::new(Lobby::new(fixed.hall)),
+            lobby,
+            reach,
+            grants,
             live: RwLock::new(live),
             fixed,
             tally: Tally::new(&mut dice),
@@ -154,7 +180,7 @@ impl Server {
     pub fn pulse(&self) -> impl Fn() + Send + 'static {
         let shared = self.shared.clone();
         move || {
-            let _ = (shared.entrance.counts(), shared.lobby.pause());
+            let _ = (shared.entrance.counts(), shared.lobby.pause(), shared.reach.as_ref().map(Reach::counters));
         }
     }
 
@@ -166,6 +192,11 @@ impl Server {
     /// Where the pages are without TLS.
     pub fn pages_address(&self) -> Option<SocketAddr> {
         self.pages.as_ref()?.local_addr().ok()
+    }
+
+    /// STUN and TURN, where they are served.
+    pub fn reach(&self) -> Option<&Reach> {
+        self.shared.reach.as_ref()
     }
 
     /// Answers until it is asked to end, and all clients have been told and have gone, or had the time to; or until it is to end at

@@ -21,6 +21,7 @@ use tokio::time::{sleep, sleep_until, timeout};
 use tokio_rustls::server::TlsStream;
 use tokio_websockets::{CloseCode, Error, Limits, Message, ServerBuilder, WebSocketStream};
 
+use crate::grants::Turns;
 use crate::hall::Transmit;
 use crate::http::Opened;
 use crate::limits::PINGS_WAITING_MAX;
@@ -66,7 +67,7 @@ pub(crate) async fn run(shared: &Arc<Shared>, opened: Opened) {
     let ping_every = PING_EVERY.min(shared.fixed.hall.idle / PINGS_OF_IDLE);
     let reason = tokio::select! {
         reason = read(shared, &seat, &mut source, &between, ping_every / 4) => reason,
-        reason = write(&seat, &mut sink, &between, ping_every) => reason,
+        reason = write(&seat, &mut sink, &between, ping_every, shared.grants.turns(seat.key)) => reason,
         reason = seat.aborted() => reason,
         _ = phase.wait_for(|phase| *phase == Phase::Closed) => LeftReason::DRAINED,
     };
@@ -149,7 +150,13 @@ async fn read(
 }
 
 /// Writes until the connection is to be closed; gives the reason.
-async fn write(seat: &Seat, sink: &mut SplitSink<Socket, Message>, between: &Between, ping_every: Duration) -> LeftReason {
+async fn write(
+    seat: &Seat,
+    sink: &mut SplitSink<Socket, Message>,
+    between: &Between,
+    ping_every: Duration,
+    mut grants: Turns<'_>,
+) -> LeftReason {
     let mut next_ping = Instant::now();
     loop {
         let message = if Instant::now() >= next_ping {
@@ -157,13 +164,19 @@ async fn write(seat: &Seat, sink: &mut SplitSink<Socket, Message>, between: &Bet
             let asked = (between.since.elapsed().as_micros() as u64).max(1);
             between.asked.store(asked, Ordering::Relaxed);
             Some(Message::ping(asked.to_be_bytes().to_vec()))
+        } else if let Some(record) = grants.poll(Instant::now()) {
+            Some(Message::binary(record))
         } else {
             match seat.next() {
-                Transmit::Record(record) => Some(Message::binary(record)),
+                Transmit::Record(record) => {
+                    // The first is the welcome.
+                    grants.begin(Instant::now());
+                    Some(Message::binary(record))
+                }
                 Transmit::Close(reason) => return reason,
                 Transmit::Wait => tokio::select! {
                     () = seat.bell() => continue,
-                    () = sleep_until(next_ping.into()) => continue,
+                    () = sleep_until(grants.next().map_or(next_ping, |next| next.min(next_ping)).into()) => continue,
                     // The answers are in the socket's queue already.
                     () = between.pinged.notified() => None,
                 },

@@ -8,12 +8,14 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
-use crate::config::Drain;
+use crate::config::{Drain, Reaching};
 use crate::entrance::Entrance;
+use crate::grants::Grants;
 use crate::hall::Settings;
 use crate::lobby::Lobby;
 use crate::login::{Access, Token};
 use crate::quotas::DoorSettings;
+use crate::reach::Reach;
 use crate::tally::Tally;
 
 /// How far the end has come.
@@ -44,6 +46,7 @@ pub(crate) struct Fixed {
     /// Between a connection and its login may lie so long.
     pub login_within: Duration,
     pub hall: Settings,
+    pub reach: Option<Reaching>,
 }
 
 impl Fixed {
@@ -52,12 +55,21 @@ impl Fixed {
         let hall = Settings { idle: Duration::ZERO, ..self.hall };
         (self.door, self.strangers, self.login_within, hall)
     }
+
+    /// What `stun` of it says, and what `turn`.
+    pub fn stun_and_turn(&self) -> (Option<impl PartialEq>, Option<impl PartialEq>) {
+        let reach = self.reach.as_ref();
+        (reach.map(Reaching::stun), reach.and_then(|reach| reach.turn.as_ref()))
+    }
 }
 
 /// All of it.
 pub(crate) struct Shared {
     pub entrance: Arc<Entrance>,
     pub lobby: Arc<Lobby>,
+    /// STUN and TURN, where they are served, and what clients are told of them.
+    pub reach: Option<Reach>,
+    pub grants: Grants,
     pub live: RwLock<Live>,
     pub fixed: Fixed,
     pub tally: Tally,

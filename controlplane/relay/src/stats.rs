@@ -1,11 +1,14 @@
 //! What the pages show as JSON: the relay in numbers, and who is in a room.
 
+use std::collections::BTreeMap;
+
 use adit_proto::relay::RoomName;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value, json};
 
 use crate::hall::{Hall, PeerView};
+use crate::reach::Reach;
 use crate::shared::Shared;
 
 /// `/stats`.
@@ -28,6 +31,22 @@ pub(crate) fn stats(shared: &Shared) -> Value {
         "refused": refused,
         "counters": counters,
         "rooms": rooms,
+        "reach": shared.reach.as_ref().map(reach),
+    })
+}
+
+/// What is said of STUN and TURN; nothing where they are not served.
+fn reach(reach: &Reach) -> Value {
+    let mut of: BTreeMap<&str, Map<String, Value>> = BTreeMap::new();
+    for (who, what, count) in reach.counters() {
+        of.entry(who).or_default().insert(what.to_owned(), count.into());
+    }
+    json!({
+        "stun_at": reach.stun().iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "turn_at": reach.turn().iter().map(|(transport, at)| format!("{transport} {at}")).collect::<Vec<_>>(),
+        "allocations": reach.allocations(),
+        "streams": reach.streams(),
+        "counters": of,
     })
 }
 
@@ -56,7 +75,7 @@ fn peer(peer: &PeerView) -> Value {
     json!({
         "key": peer.key.to_string(),
         "observed": peer.observed.to_string(),
-        "udp": peer.udp.map(|udp| udp.to_string()),
+        "udp": peer.udp.iter().flatten().map(ToString::to_string).collect::<Vec<_>>(),
         "metadata": URL_SAFE_NO_PAD.encode(&peer.metadata),
         "connected_s": peer.connected.as_secs(),
         "idle_s": peer.idle.as_secs(),

@@ -164,6 +164,17 @@ pub fn server(credentials: &Credentials) -> Result<Arc<ServerConfig>, rustls::Er
     Ok(Arc::new(config))
 }
 
+/// The same for TURN over TLS.
+///
+/// # Errors
+/// As [`server`].
+pub fn turn_server(credentials: &Credentials) -> Result<Arc<ServerConfig>, rustls::Error> {
+    let mut config = (*server(credentials)?).clone();
+    // RFC 7443 §4.
+    config.alpn_protocols = vec![b"stun.turn".to_vec()];
+    Ok(Arc::new(config))
+}
+
 /// By what a client knows the relay.
 #[derive(Clone, Debug)]
 pub enum Trust {

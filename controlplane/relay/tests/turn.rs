@@ -8,13 +8,14 @@ use std::time::{Duration, Instant, SystemTime};
 
 use adit_engine::crypto::Secret;
 use adit_engine::stun::codec::{BINDING, BindingAnswer, BindingRequest, Change, Class, Key, Message, Writer, kind};
-use adit_engine::stun::server::{Places, Token, token_name};
+use adit_engine::stun::server::{Name, Places, user_name};
 use adit_engine::turn::{self, credentials};
-use adit_relay::reach::{self, Reach, Settings, StartError, TurnSettings};
+use adit_relay::reach::{self, Clients, Reach, Settings, Site, StartError, TurnSettings};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const SECRET: &[u8] = b"what relay and TURN share";
-const TOKEN: Token = [7; 16];
+const NAME: Name = [7; 8];
+const KEY: [u8; 16] = [9; 16];
 /// Longer than anything here may take on a machine that is busy with other things.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -22,10 +23,25 @@ fn local(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
 }
 
-/// A server on free ports, and who was told to be where.
+/// The one client that there is, and where it was said to be.
+#[derive(Default)]
+struct Known(Mutex<Vec<SocketAddr>>);
+
+impl Clients for Known {
+    fn key(&self, name: &Name) -> Option<Key> {
+        (*name == NAME).then(|| Key::new(&KEY))
+    }
+
+    fn is_at(&self, name: &Name, at: SocketAddr) {
+        assert_eq!(*name, NAME);
+        self.0.lock().expect("nobody panicked").push(at);
+    }
+}
+
+/// A server on free ports.
 struct Bench {
     reach: Reach,
-    seen: Arc<Mutex<Vec<SocketAddr>>>,
+    known: Arc<Known>,
 }
 
 fn certificate() -> Arc<rustls::ServerConfig> {
@@ -37,33 +53,26 @@ fn certificate() -> Arc<rustls::ServerConfig> {
     Arc::new(config.expect("a certificate with its key"))
 }
 
-fn settings(open: bool, seen: &Arc<Mutex<Vec<SocketAddr>>>) -> Settings {
+fn settings(open: bool, known: &Arc<Known>) -> Settings {
     let second = SocketAddr::from(([127, 0, 0, 2], 0));
-    let mut config = turn::Config::new(Secret::copy_of(SECRET), vec![local(0).ip()]);
+    let mut config = turn::Config::new(Secret::copy_of(SECRET), vec![local(0).ip().into()]);
     // Everything is on loopback here, the peers too.
-    config.allowed = turn::allowed::Allowed { networks: vec!["127.0.0.0/8".parse().expect("a network")], own: Vec::new() };
-    let turn = TurnSettings { config, tcp: vec![local(0)], tls: vec![local(0)], certificate: Some(certificate()) };
-    let seen = seen.clone();
-    let knows = Arc::new(move |token: &Token, from: SocketAddr| {
-        let is_known = *token == TOKEN;
-        if is_known {
-            seen.lock().expect("nobody panicked").push(from);
-        }
-        is_known
-    });
-    Settings {
-        bind: [[Some(local(0)), Some(local(0))], [Some(second), Some(second)]],
-        shown: None,
-        open,
-        knows,
-        turn: Some(turn),
-    }
+    config.allowed = turn::allowed::Allowed { networks: vec!["127.0.0.0/8".parse().expect("a network")], ..Default::default() };
+    let turn = TurnSettings {
+        config,
+        tcp: vec![local(0)],
+        tls: vec![local(0)],
+        certificate: Some(certificate()),
+        idle: Duration::from_secs(30),
+    };
+    let bind = [[Some(local(0)), Some(local(0))], [Some(second), Some(second)]];
+    Settings { sites: vec![Site { bind, shown: [None; 2] }], open, clients: known.clone(), turn: Some(turn) }
 }
 
-async fn start(open: bool) -> Bench {
-    let seen = Arc::default();
-    let reach = reach::start(settings(open, &seen)).await.expect("a server");
-    Bench { reach, seen }
+fn start(open: bool) -> Bench {
+    let known = Arc::default();
+    let reach = reach::start(settings(open, &known)).expect("a server");
+    Bench { reach, known }
 }
 
 impl Bench {
@@ -155,12 +164,12 @@ async fn passes(bench: &Bench, port: u16, more: &[&str]) {
     assert!(received > 20, "{received} of 40 came back\n{text}\n{:?}", bench.reach.counters());
     let after = (bench.count("turn", "to_peers") - before.0, bench.count("turn", "to_clients") - before.1);
     assert!(after.0 >= 40 && after.1 >= received, "{after:?}");
-    assert_eq!((bench.count("send", "failed"), bench.count("turn", "forbidden")), (0, 0));
+    assert_eq!((bench.count("udp", "failed"), bench.count("turn", "forbidden")), (0, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn coturns_client_gets_its_packets_through_by_udp() {
-    let bench = start(false).await;
+    let bench = start(false);
     let port = bench.reach.udp()[0].port();
     passes(&bench, port, &[]).await;
     // Its first question may be shorter than the challenge: then it is answered when it comes again.
@@ -171,20 +180,20 @@ async fn coturns_client_gets_its_packets_through_by_udp() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn coturns_client_gets_its_packets_through_in_indications() {
-    let bench = start(false).await;
+    let bench = start(false);
     passes(&bench, bench.reach.udp()[1].port(), &["-s"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn coturns_client_gets_its_packets_through_by_tcp() {
-    let bench = start(false).await;
+    let bench = start(false);
     passes(&bench, bench.reach.tcp()[0].port(), &["-t"]).await;
     bench.until("allocations end with their connections", |bench| bench.reach.allocations() == 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn coturns_client_gets_its_packets_through_by_tls() {
-    let bench = start(false).await;
+    let bench = start(false);
     passes(&bench, bench.reach.tls()[0].port(), &["-t", "-S"]).await;
     bench.until("allocations end with their connections", |bench| bench.reach.allocations() == 0).await;
 }
@@ -192,7 +201,7 @@ async fn coturns_client_gets_its_packets_through_by_tls() {
 #[tokio::test(flavor = "multi_thread")]
 async fn coturns_client_gets_nothing_with_a_wrong_password() {
     let Some(client) = tool("turnutils_uclient") else { return };
-    let bench = start(false).await;
+    let bench = start(false);
     let (name, _) = credentials();
     let port = bench.reach.udp()[0].port();
     // It tries again and again.
@@ -208,7 +217,7 @@ async fn coturns_client_gets_nothing_with_a_wrong_password() {
 #[tokio::test(flavor = "multi_thread")]
 async fn coturns_stun_client_learns_its_address_on_an_open_server() {
     let Some(client) = tool("turnutils_stunclient") else { return };
-    let bench = start(true).await;
+    let bench = start(true);
     let mut command = tokio::process::Command::new(client);
     command.args(["-p", &bench.reach.udp()[0].port().to_string(), "127.0.0.1"]).kill_on_drop(true);
     let output = tokio::time::timeout(PATIENCE, command.output()).await.expect("it ends in time").expect("it runs");
@@ -230,12 +239,12 @@ fn ask(socket: &UdpSocket, to: SocketAddr, request: &[u8], times: usize) -> Opti
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_with_a_token_is_answered_from_all_four_sockets() {
-    let bench = start(false).await;
+async fn a_client_with_a_key_is_answered_from_all_four_sockets() {
+    let bench = start(false);
     let at = bench.reach.udp();
     let socket = UdpSocket::bind(local(0)).expect("a socket");
     socket.set_read_timeout(Some(Duration::from_secs(2))).expect("a timeout");
-    let (name, key, own) = (token_name(&TOKEN), Key::new(&TOKEN), socket.local_addr().expect("an address"));
+    let (name, key, own) = (user_name(&NAME), Key::new(&KEY), socket.local_addr().expect("an address"));
     for (index, (address, port)) in [(false, false), (false, true), (true, false), (true, true)].into_iter().enumerate() {
         let change = Change { address, port };
         let request = BindingRequest {
@@ -253,13 +262,22 @@ async fn a_client_with_a_token_is_answered_from_all_four_sockets() {
         assert_eq!((answer.mapped, answer.origin, answer.other), (Some(own), Some(at[index]), Some(at[3])));
         assert!(message.sealed_by(&key).is_some() && bytes.len() <= asked.len());
     }
-    assert!(bench.seen.lock().expect("nobody panicked").iter().all(|seen| *seen == own));
-    assert!(bench.count("stun", "extras") >= 4);
+    assert!(bench.count("stun", "extras") >= 4 && bench.known.0.lock().expect("nobody panicked").is_empty());
+    // Whoever wants to be found shows the nonce that he was given.
+    let mut nonce = String::new();
+    while bench.known.0.lock().expect("nobody panicked").is_empty() {
+        let request =
+            BindingRequest { register: Some(&nonce), len: 200, sealed: Some((&name, &key)), ..BindingRequest::default() };
+        let asked = request.encode();
+        let (bytes, _) = tokio::task::block_in_place(|| ask(&socket, at[0], &asked, 60)).expect("an answer");
+        nonce = Message::parse(&bytes).expect("a message").text(kind::REGISTER).expect("a nonce").to_owned();
+    }
+    assert!(bench.known.0.lock().expect("nobody panicked").iter().all(|seen| *seen == own));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stranger_with_a_short_question_is_answered_at_the_second_try() {
-    let bench = start(false).await;
+    let bench = start(false);
     let socket = UdpSocket::bind(local(0)).expect("a socket");
     socket.set_read_timeout(Some(Duration::from_secs(1))).expect("a timeout");
     let short = Writer::new(Class::Request, BINDING, *b"twelve bytes").finish();
@@ -274,8 +292,37 @@ async fn a_stranger_with_a_short_question_is_answered_at_the_second_try() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stream_without_an_allocation_ends_whatever_it_sends() {
+    let mut settings = settings(false, &Arc::default());
+    settings.turn.as_mut().expect("TURN").idle = Duration::from_secs(1);
+    let bench = Bench { reach: reach::start(settings).expect("a server"), known: Arc::default() };
+    let mut stream = tokio::net::TcpStream::connect(bench.reach.tcp()[0]).await.expect("a connection");
+    let request = Writer::new(Class::Request, BINDING, *b"twelve bytes").finish();
+    let asks = async {
+        // A reset while something is sent is an end as well.
+        while stream.write_all(&request).await.is_ok() && matches!(stream.read(&mut [0; 100]).await, Ok(1..)) {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, asks).await.expect("it is closed although it asks again and again");
+    assert_eq!(bench.count("stream", "idle"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_message_of_a_stranger_is_not_waited_for() {
+    let bench = start(false);
+    let mut stream = tokio::net::TcpStream::connect(bench.reach.tcp()[0]).await.expect("a connection");
+    // The head of a message of sixty thousand bytes.
+    let head = [&[0, 3, 0xf0, 0x00, 0x21, 0x12, 0xa4, 0x42][..], &[0; 12]].concat();
+    stream.write_all(&head).await.expect("it is sent");
+    let ended = tokio::time::timeout(PATIENCE, stream.read(&mut [0; 10])).await.expect("it is closed");
+    assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
+    assert_eq!(bench.count("stream", "not_turn"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_is_no_turn_is_closed_and_others_live() {
-    let bench = start(false).await;
+    let bench = start(false);
     let connect = || tokio::net::TcpStream::connect(bench.reach.tcp()[0]);
     let (mut good, mut bad) = (connect().await.expect("a connection"), connect().await.expect("a connection"));
     bad.write_all(b"GET / HTTP/1.1\r\n\r\n").await.expect("it is sent");
@@ -295,28 +342,28 @@ async fn a_stream_that_is_no_turn_is_closed_and_others_live() {
     assert_eq!((bench.count("stream", "not_turn"), bench.count("stream", "accepted")), (1, 2));
 }
 
-async fn fails(change: impl FnOnce(&mut Settings)) -> StartError {
+fn fails(change: impl FnOnce(&mut Settings)) -> StartError {
     let mut settings = settings(false, &Arc::default());
     change(&mut settings);
-    reach::start(settings).await.err().expect("a fault")
+    reach::start(settings).err().expect("a fault")
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_started_says_why() {
-    let bench = start(false).await;
+    let bench = start(false);
     let taken = bench.reach.udp()[0];
-    let error = fails(|settings| settings.bind[0][0] = Some(taken)).await;
+    let error = fails(|settings| settings.sites[0].bind[0][0] = Some(taken));
     assert!(matches!(error, StartError::Bind { at, .. } if at == taken), "{error}");
     let any = SocketAddr::from(([0, 0, 0, 0], 0));
-    assert!(matches!(fails(|settings| settings.bind[1][0] = Some(any)).await, StartError::Unspecified(_)));
-    assert!(matches!(fails(|settings| settings.bind = Places::default()).await, StartError::NoFirst));
+    assert!(matches!(fails(|settings| settings.sites[0].bind[1][0] = Some(any)), StartError::Unspecified(_)));
+    assert!(matches!(fails(|settings| settings.sites[0].bind = Places::default()), StartError::NoFirst));
     let no_certificate = |settings: &mut Settings| settings.turn.as_mut().expect("TURN").certificate = None;
-    assert!(matches!(fails(no_certificate).await, StartError::NoCertificate(_)));
+    assert!(matches!(fails(no_certificate), StartError::NoCertificate(_)));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_is_dropped_gives_its_ports_back() {
-    let bench = start(false).await;
+    let bench = start(false);
     let (udp, tcp) = (bench.reach.udp()[0], bench.reach.tcp()[0]);
     let held = tokio::net::TcpStream::connect(tcp).await.expect("a connection");
     bench.until("the connection is there", |bench| bench.count("stream", "accepted") == 1).await;

@@ -1,6 +1,7 @@
 //! `adit relay`: runs a relay, makes all that a new one needs, or finds out whether one works.
 
 mod check;
+mod reach;
 
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
@@ -104,7 +105,7 @@ fn serve(file: &Path) -> anyhow::Result<()> {
     // Before the keys are read.
     private::memory().context("closing the memory of this process to others and to core dumps")?;
     let config = Config::load(file).map_err(|mistakes| super::Misconfigured(mistakes.to_string()))?;
-    enough_descriptors(config.door.connections as u64);
+    enough_descriptors(config.descriptors());
     let mut manager = Manager::open().context("the way to the manager of services that NOTIFY_SOCKET names")?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -154,16 +155,16 @@ fn reload(file: &Path, reloader: &Reloader, manager: &Manager) {
     manager.reloaded();
 }
 
-/// Each connection is a descriptor.
-fn enough_descriptors(connections: u64) {
+/// Each connection is a descriptor, and each address that is lent.
+fn enough_descriptors(needed: u64) {
     let limit = getrlimit(Resource::Nofile);
-    let wanted = connections + DESCRIPTORS_BESIDE;
+    let wanted = needed + DESCRIPTORS_BESIDE;
     let allowed = limit.maximum.unwrap_or(u64::MAX);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted.min(allowed)), maximum: limit.maximum });
     if allowed < wanted {
         tracing::warn!(
-            "only {allowed} connections and files may be open at a time, and limits.connections ({connections}) needs {wanted}; \
-             raise the limit (ulimit -Hn, LimitNOFILE of the service) or lower limits.connections"
+            "only {allowed} connections and files may be open at a time, and limits.connections with what TURN may lend needs {wanted}; \
+             raise the limit (ulimit -Hn, LimitNOFILE of the service) or lower limits.connections and turn.allocations"
         );
     }
 }

@@ -246,7 +246,11 @@ impl Gateway {
             }
             Event::Absent { peer, .. } => tracing::debug!("the relay {at} does not see {peer} any more"),
             Event::Throttled { what, .. } => tracing::debug!("the relay {at} has dropped something of ours: {what:?}"),
-            Event::Home { .. } | Event::Introduced { .. } | Event::PeerDirect { .. } => {}
+            Event::Home { .. }
+            | Event::Introduced { .. }
+            | Event::PeerDirect { .. }
+            | Event::Stun { .. }
+            | Event::Turn { .. } => {}
         }
     }
 

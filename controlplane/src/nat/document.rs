@@ -179,6 +179,7 @@ fn portal(portal: &Portal) -> OfPortal {
 fn gap(gap: Gap) -> &'static str {
     match gap {
         Gap::Refused => "refused",
+        Gap::ServerInside => "server_inside",
         Gap::OneAddress => "one_address",
         Gap::NoChange => "no_change",
         Gap::OtherAddressUseless => "second_address_useless",
@@ -204,8 +205,8 @@ fn lifetime(found: Found) -> Lifetime {
 pub(super) fn method(method: Method) -> &'static str {
     match method {
         Method::Direct => "direct",
-        Method::Simultaneous => "simultaneous",
-        Method::Prediction => "prediction",
+        Method::Simultaneous => "udp-punch",
+        Method::Prediction => "predicted",
         Method::Birthday => "birthday",
         Method::Tcp => "tcp",
         Method::Relay => "relay",
@@ -315,7 +316,7 @@ mod tests {
         assert_eq!(of["lifetime"], serde_json::json!({ "at_least_s": 26.0, "at_most_s": 28.5, "unknown_because": null }));
         assert_eq!(of["servers"][0]["rtt_ms"], 12.3);
         let towards = serde_json::json!({
-            "open": "direct", "restricted": "simultaneous", "port_restricted": "prediction", "symmetric": "prediction"
+            "open": "direct", "restricted": "udp-punch", "port_restricted": "predicted", "symmetric": "predicted"
         });
         assert_eq!(of["punching"]["towards"], towards);
         assert_eq!(of["unknown_because"], serde_json::json!(["loss"]));

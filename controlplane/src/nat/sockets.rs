@@ -2,18 +2,21 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use adit_engine::random::Random;
 use adit_engine::stun::discovery::{self, Discovery, Event, Report, TCP_ANSWER_MAX, TcpQuestion, Transmit};
 use adit_engine::stun::lifetime::{self, Found, Lifetime};
+use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, UdpSocket};
+use tokio::net::{TcpSocket, UdpSocket};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::limits::{STUN_ARRIVALS_MAX, STUN_DATAGRAM_MAX};
+use crate::routing_rules::MARK;
 
 /// How long a question over TCP may take in all; the search may be over before.
 const TCP_TIME: Duration = Duration::from_millis(1300);
@@ -37,7 +40,9 @@ impl Sockets {
         let (tell, arrivals) = mpsc::channel(STUN_ARRIVALS_MAX);
         let (mut list, mut receivers) = (Vec::new(), JoinSet::new());
         for place in 0..count {
-            let socket = Arc::new(UdpSocket::bind((own, 0)).await?);
+            let socket = UdpSocket::bind((own, 0)).await?;
+            let _ = go_around_tunnel(&socket);
+            let socket = Arc::new(socket);
             receivers.spawn(receive(place, socket.clone(), tell.clone()));
             list.push(socket);
         }
@@ -49,6 +54,12 @@ impl Sockets {
             self.unsent.get_or_insert_with(|| format!("a packet to {} was not sent: {error}", transmit.to));
         }
     }
+}
+
+/// Marks a socket as the gateway marks its own, so that with a full tunnel it is the way outside that is looked at. Only who may administer
+/// the network can.
+pub(super) fn go_around_tunnel(socket: &impl AsFd) -> io::Result<()> {
+    SockRef::from(socket).set_mark(MARK)
 }
 
 async fn receive(place: usize, socket: Arc<UdpSocket>, tell: mpsc::Sender<Arrival>) {
@@ -129,7 +140,9 @@ async fn ask_by_tcp(question: TcpQuestion, to: SocketAddr, payload: Vec<u8>, tel
     let mut answer = Vec::new();
     // Whatever goes wrong, or takes too long, is no answer, or the part of one that came.
     let _ = tokio::time::timeout(TCP_TIME, async {
-        let mut stream = TcpStream::connect(to).await?;
+        let socket = if to.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        let _ = go_around_tunnel(&socket);
+        let mut stream = socket.connect(to).await?;
         stream.write_all(&payload).await?;
         let mut buffer = [0; TCP_ANSWER_MAX];
         while !is_enough(question, &answer) {

@@ -103,7 +103,7 @@ fn of_network(text: &mut String, network: &Network) {
 
 fn headline(report: &Report) -> &'static str {
     match (report.class(), report.udp, &report.portal) {
-        (_, Udp::Silent, Some(_)) => "no UDP, and somebody else answers in the server's place: a captive portal",
+        (_, Udp::Silent, Some(_)) => "no UDP, and somebody else answers in the server's place: perhaps a captive portal",
         (_, Udp::Silent, None) => "no server answers, neither by UDP nor by TCP",
         (Class::UdpBlocked, ..) => "UDP is blocked: the server answers by TCP only",
         (Class::Open, ..) => "open: no NAT, and everybody is let in",
@@ -184,6 +184,9 @@ fn meaning(text: &mut String, advice: &Advice) {
 fn because(gap: Gap) -> &'static str {
     match gap {
         Gap::Refused => "a server refuses to tell: it wants a login, which STUN needs nowhere; name another one",
+        Gap::ServerInside => {
+            "one of the servers is on this side of the NAT and sees this machine as it is: what it sees was left out; name one outside"
+        }
         Gap::OneAddress => {
             "mapping: only one address has answered; name a second server, or one with two addresses (RFC 5780), such as coturn with two \
              listening-ip"

@@ -8,7 +8,7 @@ use super::*;
 use crate::codec::DecodeError;
 use crate::limits::{
     HOST_PORT_LEN_MAX, RELAY_METADATA_LEN_MAX, RELAY_PAYLOAD_LEN_MAX, RELAY_RECORD_LEN_MAX, RELAYS_OF_DRAIN_MAX,
-    ROOM_NAME_LEN_MAX, ROOMS_OF_CLIENT_MAX, SEGMENTS_OF_TRAIN_MAX,
+    ROOM_NAME_LEN_MAX, ROOMS_OF_CLIENT_MAX, SEGMENTS_OF_TRAIN_MAX, SERVERS_OF_RELAY_MAX,
 };
 
 /// A record that owns what it borrows elsewhere.
@@ -68,7 +68,7 @@ fn addresses() -> impl Strategy<Value = [SocketAddr; 2]> {
 
 fn records() -> impl Strategy<Value = Owned> {
     let to = (0u8..5, keys(), trains(), any::<bool>(), any::<u64>());
-    let from = (0u8..12, keys(), trains(), any::<bool>(), any::<u64>(), rooms(), relays(), addresses());
+    let from = (0u8..14, keys(), trains(), any::<bool>(), any::<u64>(), rooms(), relays(), addresses());
     prop_oneof![
         to.prop_map(|(which, key, train, flag, number)| Owned::To(which, key, train, flag, number)),
         from.prop_map(|(which, key, train, flag, number, rooms, relays, addresses)| {
@@ -92,7 +92,12 @@ impl Owned {
         let Owned::From(which, peer, train, on, id, rooms, relays, [one, other]) = self else { return None };
         let (peer, on, id, room, metadata) = (*peer, *on, *id, rooms[0].clone(), train.metadata());
         Some(match which {
-            0 => FromRelay::Welcome { observed: *one, stun_key: [id as u8; 16], idle_ms: id as u32, rooms: rooms.clone() },
+            0 => FromRelay::Welcome {
+                observed: *one,
+                stun_key: [id as u8; STUN_KEY_LEN],
+                idle_ms: id as u32,
+                rooms: rooms.clone(),
+            },
             1 => FromRelay::Joined { room, peer, metadata },
             2 => FromRelay::Left { room, peer, reason: LeftReason(id as u8) },
             3 => FromRelay::Described { room, peer, metadata },
@@ -103,7 +108,15 @@ impl Owned {
             8 => FromRelay::Drain { come_back_in_ms: id as u32, try_for_ms: !id as u32, to: relays.clone() },
             9 => FromRelay::Replaced { wait_s: id as u16 },
             10 => FromRelay::Refused { what: Quota(id as u8), wait_ms: id as u32 },
-            _ => FromRelay::Pong { id },
+            11 => FromRelay::Pong { id },
+            12 => FromRelay::Stun { servers: vec![*one, *other] },
+            _ => FromRelay::Turn {
+                name: rooms[0].as_str(),
+                realm: rooms.last().map_or("", RoomName::as_str),
+                password: Password(rooms[0].as_str()),
+                life_s: id as u32,
+                servers: vec![(Transport(id as u8), *one), (Transport::TLS, *other)],
+            },
         })
     }
 
@@ -261,9 +274,30 @@ fn what_is_too_long_is_not_written() {
     assert_eq!(FromRelay::Drain { come_back_in_ms: 0, try_for_ms: 0, to }.encode(), Err(EncodeError("to")));
     let rooms = vec![RoomName::new("a").unwrap(); ROOMS_OF_CLIENT_MAX + 1];
     let observed = "192.0.2.1:1".parse().unwrap();
-    let welcome = FromRelay::Welcome { observed, stun_key: [0; 16], idle_ms: 0, rooms };
+    let welcome = FromRelay::Welcome { observed, stun_key: [0; STUN_KEY_LEN], idle_ms: 0, rooms };
     assert_eq!(welcome.encode(), Err(EncodeError("rooms")));
     assert!(EncodeError("rooms").to_string().contains("`rooms`"));
+}
+
+#[test]
+fn what_is_lent_is_bounded_and_its_password_is_shown_nowhere() {
+    let (at, long) = ("192.0.2.1:3478".parse().unwrap(), "a".repeat(256));
+    let turn = |name, password, count| FromRelay::Turn {
+        name,
+        realm: "adit",
+        password: Password(password),
+        life_s: 3600,
+        servers: vec![(Transport::UDP, at); count],
+    };
+    assert!(turn(&long[1..], &long[1..], SERVERS_OF_RELAY_MAX).encode().is_ok());
+    assert_eq!(turn(&long, "secret", 1).encode(), Err(EncodeError("name")));
+    assert_eq!(turn("name", &long, 1).encode(), Err(EncodeError("password")));
+    assert_eq!(turn("name", "secret", SERVERS_OF_RELAY_MAX + 1).encode(), Err(EncodeError("servers")));
+    let stun = FromRelay::Stun { servers: vec![at; SERVERS_OF_RELAY_MAX + 1] };
+    assert_eq!(stun.encode(), Err(EncodeError("servers")));
+    assert_eq!(FromRelay::decode(&[0x8d, 33]), Err(DecodeError::BadValue("servers")));
+    let shown = format!("{:?}", turn("name", "secret", 1));
+    assert!(shown.contains("name") && !shown.contains("secret"), "{shown}");
 }
 
 #[test]

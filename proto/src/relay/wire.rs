@@ -2,10 +2,11 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::{EncodeError, FromRelay, HostPort, Kind, LeftReason, PeerKey, Quota, RoomName, ToRelay, Train};
+use super::{EncodeError, FromRelay, HostPort, Kind, LeftReason, Password, PeerKey, Quota, RoomName, ToRelay, Train, Transport};
 use crate::codec::{DecodeError, Reader};
 use crate::limits::{
     RELAY_METADATA_LEN_MAX, RELAY_PAYLOAD_LEN_MAX, RELAYS_OF_DRAIN_MAX, ROOMS_OF_CLIENT_MAX, SEGMENTS_OF_TRAIN_MAX,
+    SERVERS_OF_RELAY_MAX,
 };
 
 // Types of a client's records.
@@ -27,6 +28,8 @@ const DRAIN: u8 = 0x89;
 const REPLACED: u8 = 0x8a;
 const REFUSED: u8 = 0x8b;
 const PONG: u8 = 0x8c;
+const STUN: u8 = 0x8d;
+const TURN: u8 = 0x8e;
 
 impl<'a> ToRelay<'a> {
     /// Reads one record; `None` is one of a type that is not known here, which is left alone.
@@ -87,6 +90,14 @@ impl<'a> FromRelay<'a> {
             REPLACED => FromRelay::Replaced { wait_s: reader.u16_be()? },
             REFUSED => FromRelay::Refused { what: Quota(reader.u8()?), wait_ms: reader.u32_be()? },
             PONG => FromRelay::Pong { id: reader.u64_be()? },
+            STUN => FromRelay::Stun { servers: list(reader, SERVERS_OF_RELAY_MAX, "servers", address)? },
+            TURN => FromRelay::Turn {
+                name: text(reader, "name")?,
+                realm: text(reader, "realm")?,
+                password: Password(text(reader, "password")?),
+                life_s: reader.u32_be()?,
+                servers: list(reader, SERVERS_OF_RELAY_MAX, "servers", server)?,
+            },
             _ => return Ok(None),
         };
         reader.clone().finish()?;
@@ -120,6 +131,15 @@ impl<'a> FromRelay<'a> {
             FromRelay::Replaced { wait_s } => Out::of(REPLACED).u16(*wait_s).end(),
             FromRelay::Refused { what, wait_ms } => Out::of(REFUSED).u8(what.0).u32(*wait_ms).end(),
             FromRelay::Pong { id } => Out::of(PONG).u64(*id).end(),
+            FromRelay::Stun { servers } => {
+                let out = Out::of(STUN).count(servers.len(), SERVERS_OF_RELAY_MAX, "servers")?;
+                servers.iter().copied().fold(out, Out::address).end()
+            }
+            FromRelay::Turn { name, realm, password, life_s, servers } => {
+                let out = Out::of(TURN).any_text(name, "name")?.any_text(realm, "realm")?.any_text(password.0, "password")?;
+                let out = out.u32(*life_s).count(servers.len(), SERVERS_OF_RELAY_MAX, "servers")?;
+                servers.iter().fold(out, |out, (transport, at)| out.u8(transport.0).address(*at)).end()
+            }
         }
     }
 }
@@ -172,6 +192,10 @@ fn address(reader: &mut Reader) -> Result<SocketAddr, DecodeError> {
         _ => return Err(DecodeError::BadValue("address family")),
     };
     Ok(SocketAddr::new(ip, reader.u16_be()?))
+}
+
+fn server(reader: &mut Reader) -> Result<(Transport, SocketAddr), DecodeError> {
+    Ok((Transport(reader.u8()?), address(reader)?))
 }
 
 fn metadata<'a>(reader: &mut Reader<'a>) -> Result<&'a [u8], DecodeError> {
@@ -245,7 +269,7 @@ impl Out {
         self.bytes(&key.0)
     }
 
-    /// A name, of which every one is shorter than 256 bytes.
+    /// What is shorter than 256 bytes, as every name is.
     fn text(self, text: &str) -> Out {
         self.u8(text.len() as u8).bytes(text.as_bytes())
     }
@@ -264,8 +288,18 @@ impl Out {
         most: usize,
         field: &'static str,
     ) -> Result<Vec<u8>, EncodeError> {
-        let count = u8::try_from(names.len()).ok().filter(|count| usize::from(*count) <= most).ok_or(EncodeError(field))?;
-        names.fold(self.u8(count), Out::text).end()
+        let out = self.count(names.len(), most, field)?;
+        names.fold(out, Out::text).end()
+    }
+
+    fn count(self, count: usize, most: usize, field: &'static str) -> Result<Out, EncodeError> {
+        let count = u8::try_from(count).ok().filter(|count| usize::from(*count) <= most).ok_or(EncodeError(field))?;
+        Ok(self.u8(count))
+    }
+
+    /// Text that may be too long.
+    fn any_text(self, text: &str, field: &'static str) -> Result<Out, EncodeError> {
+        if text.len() > usize::from(u8::MAX) { Err(EncodeError(field)) } else { Ok(self.text(text)) }
     }
 
     fn metadata(self, metadata: &[u8]) -> Result<Vec<u8>, EncodeError> {

@@ -62,6 +62,8 @@ pub mod kind {
     pub const ADDRESS_ERROR_CODE: u16 = 0x8001;
     pub const SOFTWARE: u16 = 0x8022;
     pub const FINGERPRINT: u16 = 0x8028;
+    /// Ours: a client wants to be known at the relay by where it asks from, and shows the nonce that it was given for that, if it was.
+    pub const REGISTER: u16 = 0xc0ad;
     pub const RESPONSE_ORIGIN: u16 = 0x802b;
     pub const OTHER_ADDRESS: u16 = 0x802c;
 }

@@ -6,7 +6,7 @@
 //!    one asks to be answered from there (CHANGE-REQUEST): filtering is what gets in. It is one of its own, since a socket that has
 //!    sent to the second address would be let in by every filter (RFC 5780 §4.4).
 //! 4. Once two sockets know where they are seen, each sends there to the other one: hairpin is whether that arrives.
-//! 5. Where nobody answers for half a second, the first server is asked over TCP, which tells blocked UDP from a network that wants a
+//! 5. Where nobody answers for half a second, the first two servers are asked over TCP, which tells blocked UDP from a network that wants a
 //!    login first.
 //!
 //! All of that goes on at once. What follows from an answer is certain; what follows from silence is only said if, at the rate at which
@@ -146,18 +146,18 @@ impl Discovery {
         }
     }
 
-    /// A datagram that came to a socket.
-    pub fn handle_datagram(&mut self, now: Instant, socket: usize, from: SocketAddr, datagram: &[u8]) {
-        if self.done {
-            return;
-        }
-        if let Ok(message) = Message::parse(datagram) {
+    /// A datagram that came to a socket; false where it is no answer to a question of this search, and somebody else's matter.
+    pub fn handle_datagram(&mut self, now: Instant, socket: usize, from: SocketAddr, datagram: &[u8]) -> bool {
+        let Ok(message) = Message::parse(datagram) else { return false };
+        let is_own = self.probes.iter().any(|probe| probe.place_of(message.transaction).is_some());
+        if is_own && !self.done {
             match BindingAnswer::of(&message) {
                 Some(answer) => self.take_answer(now, socket, from, &answer),
                 None => self.take_own(socket, message.transaction),
             }
+            self.advance(now);
         }
-        self.advance(now);
+        is_own
     }
 
     /// What came back over TCP, as far as it came.
@@ -252,7 +252,8 @@ impl Discovery {
         self.useless_other |= other.is_some_and(|other| !usable(&other));
         asked.other = asked.other.or(other.filter(usable));
         let (to, other) = (asked.server, asked.other);
-        if self.reference.is_none() {
+        // One on our side of the NAT shows nothing of it, and gives way to the first that does.
+        if self.reference.is_none_or(|reference| self.is_inside(reference) && !self.is_inside(server)) {
             self.reference = Some(server);
             self.probes.extend(FRESH.map(|socket| Probe::new(now, Ask::Fresh, socket, to)));
         }
@@ -264,8 +265,15 @@ impl Discovery {
                 Probe::new(now, Ask::MappedOtherBoth, FIRST, other),
                 Probe::new(now, Ask::ChangeBoth, FILTER, to),
                 Probe::new(now, Ask::ChangePort, FILTER, to),
+                // Last, so that a server which answers little has nothing left for it, if for one of the others.
+                Probe::new(now, Ask::Control, FILTER, to),
             ]);
         }
+    }
+
+    /// Whether a server sees the first socket as it is.
+    fn is_inside(&self, server: usize) -> bool {
+        self.probes[server].answer.is_some_and(|answer| answer.mapped == self.sockets[FIRST])
     }
 
     /// A request: one of ours if the NAT has turned it round.
@@ -286,13 +294,16 @@ impl Discovery {
         let server = self.servers.first().map(|one| one.server);
         if let Some(server) = server.filter(|_| self.reference.is_none() && !self.tcp.asked && now >= self.began + TCP_AFTER) {
             self.random.fill(&mut self.tcp.id);
-            (self.tcp.asked, self.tcp.open) = (true, 2);
+            let second = self.servers.get(1).map(|one| one.server);
+            (self.tcp.asked, self.tcp.open) = (true, 2 + usize::from(second.is_some()));
             let payload = BindingRequest { transaction: self.tcp.id, ..BindingRequest::default() }.encode();
             let web = SocketAddr::new(server.ip(), WEB_PORT);
             self.events.extend([
-                Event::AskByTcp { question: TcpQuestion::Stun, to: server, payload },
+                Event::AskByTcp { question: TcpQuestion::Stun, to: server, payload: payload.clone() },
                 Event::AskByTcp { question: TcpQuestion::Web, to: web, payload: portal::web_question(server) },
             ]);
+            // The first may be one for UDP alone.
+            self.events.extend(second.map(|to| Event::AskByTcp { question: TcpQuestion::Stun, to, payload }));
         }
         let patience = self.patience();
         let all_over = self.probes.iter().all(|probe| probe.over_at(patience).is_some_and(|at| at <= now));

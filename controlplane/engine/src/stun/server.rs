@@ -1,19 +1,28 @@
-//! A STUN server as a pure function of datagrams: Binding (RFC 8489), and to those with a token the behaviour tests of RFC 5780.
+//! A STUN server as a pure function of datagrams: Binding (RFC 8489), and to clients of the relay the behaviour tests of RFC 5780.
 //!
-//! The token is the key of sixteen bytes that the relay has given to a client. Who names it learns more than his address, may have the answer
-//! sent from elsewhere, and so tells the relay by which address he is reached with UDP; if he seals his question with it, the answer is sealed
-//! too. It is readable on its way, and worth no more there than a question that somebody sends again from another address. Strangers learn
-//! their address, within the bounds of [`Strangers`]. With `open` everybody gets everything, and answers may be longer than questions: that is
-//! for networks of one's own.
+//! The relay has given each of its clients a name and a key. Who seals his question with them learns more than his address, and may have the
+//! answer sent from elsewhere; answers to him are sealed, too, and he has a share of his own in them. With the attribute REGISTER he tells
+//! the relay by which address he is reached with UDP: he gets a nonce that holds for this address alone and for a minute, and is taken
+//! for being there when he shows it. So neither who repeats his question from elsewhere nor a member of the room under a false
+//! address sends others to a victim. Only sockets that want to be found do so: discovery asks from others, too.
+//!
+//! Strangers learn their address, within the bounds of [`Strangers`]. With `open` everybody gets everything, as often as a search needs,
+//! and answers may be longer than questions: that is for networks of one's own. PADDING is not done: fragments would go out for it to
+//! whom a false address belongs.
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::codec::{BINDING, Change, Class, Integrity, Key, Message, Writer, kind};
 use super::counters::counters;
+use super::nonces::{Nonces, Shown};
 use super::strangers::{Silence, Strangers};
+use crate::limits::{RESPONSE_PORT_MIN, STUN_CLIENT_ANSWERS, STUN_CLIENTS_MAX};
+use crate::random::Random;
+use crate::rate_limit::Bucket;
 
 /// One of our sockets: RFC 5780 has two addresses with two ports each. A number is that of the address or port in [`Places`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -31,13 +40,18 @@ pub struct Answer {
     pub from: Place,
     pub to: SocketAddr,
     pub bytes: Vec<u8>,
+    /// Who is reached where the answer goes, and has shown it.
+    pub registers: Option<Name>,
 }
 
-/// The key of a client, and its bytes in it.
-pub type Token = [u8; 16];
+/// The name of a client, which anybody may read on its way.
+pub type Name = [u8; 8];
 
-/// Whether somebody has this token; he is reached at this address then.
-pub type Knows<'a> = &'a mut dyn FnMut(&Token, SocketAddr) -> bool;
+/// The key of the client with this name, if there is one.
+pub type Keys<'a> = &'a mut dyn FnMut(&Name) -> Option<Key>;
+
+/// How long a client may show the nonce that he was given for an address.
+const NONCE_LIFE: Duration = Duration::from_secs(60);
 
 counters! {
     /// What becomes of datagrams.
@@ -46,19 +60,21 @@ counters! {
     Counters {
         /// The address alone, to a stranger.
         Answered = "answered",
-        /// All that there is to know, to somebody with a token or on an open server.
+        /// All that there is to know, to a client or on an open server.
         Extras = "extras",
         /// No STUN message.
         Malformed = "malformed",
         /// No Binding request.
         Foreign = "foreign",
-        /// Named a token that nobody has, or has sealed with another one.
-        WrongToken = "wrong_token",
+        /// Sealed under a name or with a key that no client has.
+        WrongKey = "wrong_key",
+        /// Clients have shown that they are where they ask from.
+        Registered = "registered",
         /// Asked for what we do not know, or do not do for him.
         Refused = "refused",
         /// No answer, because it would have been the longer one.
         Longer = "longer",
-        /// No answer, because the network had its share of this second.
+        /// No answer, because the network, or the client, had its share of this second.
         Often = "often",
     }
 }
@@ -76,25 +92,43 @@ pub struct Config {
 pub struct Server {
     config: Config,
     strangers: Strangers,
+    /// Of clients, by their names; those that meet in a place have one share.
+    clients: Box<[Bucket]>,
+    nonces: Nonces,
+    key: u64,
     counters: Counters,
 }
 
-/// The USERNAME under which the client asks that has a token.
-pub fn token_name(token: &Token) -> String {
-    URL_SAFE_NO_PAD.encode(token)
+/// The USERNAME under which a client asks.
+pub fn user_name(name: &Name) -> String {
+    URL_SAFE_NO_PAD.encode(name)
 }
 
 /// Who asks, as far as we know.
 enum Asker {
-    /// With a token, by which the answer is sealed if the question was.
-    Client(Option<Key>),
+    /// By his key the answer is sealed.
+    Client(Name, Key),
     Stranger,
 }
 
+/// What is asked, where, by whom.
+struct Question<'m, 'a> {
+    now: Instant,
+    at: Place,
+    from: SocketAddr,
+    message: &'m Message<'a>,
+    asker: Asker,
+}
+
 impl Server {
-    /// A server. `key` is random.
-    pub fn new(config: Config, key: u64) -> Server {
-        Server { config, strangers: Strangers::new(key), counters: Counters::default() }
+    /// A server.
+    pub fn new(config: Config, now: Instant, random: &mut dyn Random) -> Server {
+        let mut key = [0; 32];
+        random.fill(&mut key);
+        let clients = (0..STUN_CLIENTS_MAX).map(|_| Bucket::new(STUN_CLIENT_ANSWERS)).collect();
+        let nonces = Nonces::new(key, now, NONCE_LIFE);
+        let (strangers, key) = (Strangers::new(random.u64()), random.u64());
+        Server { config, strangers, clients, nonces, key, counters: Counters::default() }
     }
 
     /// What became of all datagrams so far.
@@ -103,18 +137,11 @@ impl Server {
     }
 
     /// A datagram came to this socket of ours.
-    pub fn handle_datagram(
-        &mut self,
-        now: Instant,
-        at: Place,
-        from: SocketAddr,
-        bytes: &[u8],
-        knows: Knows<'_>,
-    ) -> Option<Answer> {
+    pub fn handle_datagram(&mut self, now: Instant, at: Place, from: SocketAddr, bytes: &[u8], keys: Keys<'_>) -> Option<Answer> {
         match Message::parse(bytes) {
             Err(_) => self.counters.add(Count::Malformed, 1),
             Ok(message) if message.class == Class::Request && message.method == BINDING => {
-                return self.handle_request(now, at, from, &message, knows);
+                return self.handle_request(now, at, from, &message, keys);
             }
             Ok(_) => self.counters.add(Count::Foreign, 1),
         }
@@ -127,35 +154,53 @@ impl Server {
         at: Place,
         from: SocketAddr,
         message: &Message<'_>,
-        knows: Knows<'_>,
+        keys: Keys<'_>,
     ) -> Option<Answer> {
-        let Some(asker) = asker(from, message, knows) else {
-            self.counters.add(Count::WrongToken, 1);
-            return self.refuse(now, at, from, message, 401, &[]);
-        };
-        let trusted = self.config.open || matches!(asker, Asker::Client(..));
-        let known: &[u16] = if trusted { &[kind::CHANGE_REQUEST, kind::RESPONSE_PORT, kind::PADDING] } else { &[] };
+        let asker = asker(message, keys);
+        let is_wrong = asker.is_none();
+        let question = Question { now, at, from, message, asker: asker.unwrap_or(Asker::Stranger) };
+        if is_wrong {
+            self.counters.add(Count::WrongKey, 1);
+            return self.refuse(&question, 401, &[]);
+        }
+        if let Asker::Client(name, _) = &question.asker
+            && !self.takes_of_client(now, name)
+        {
+            self.counters.add(Count::Often, 1);
+            return None;
+        }
+        let trusted = self.config.open || question.is_of_client();
+        let known: &[u16] = if trusted { &[kind::CHANGE_REQUEST, kind::RESPONSE_PORT] } else { &[] };
         let mut unknown = message.unknown(known);
-        let change = Change::of(message);
-        let (source, port) = (self.source(at, change), message.get(kind::RESPONSE_PORT));
+        let source = self.source(at, Change::of(message));
         if unknown.is_empty() && source.is_none() {
             // RFC 5780 §6.1: that is how a server says that it cannot.
             unknown.push(kind::CHANGE_REQUEST);
         }
-        let (source, port) = match (source, port) {
-            (Some(source), None) if unknown.is_empty() => (source, from.port()),
-            (Some(source), Some(&[high, low, _, _])) if unknown.is_empty() && [high, low] != [0, 0] => {
-                (source, u16::from_be_bytes([high, low]))
-            }
-            _ => {
-                self.counters.add(Count::Refused, 1);
-                let number = if unknown.is_empty() { 400 } else { 420 };
-                return self.refuse(now, at, from, message, number, &unknown);
-            }
+        let port = message.get(kind::RESPONSE_PORT).map_or(Some(from.port()), response_port);
+        let (Some(source), Some(port), true) = (source, port, unknown.is_empty()) else {
+            self.counters.add(Count::Refused, 1);
+            return self.refuse(&question, if unknown.is_empty() { 400 } else { 420 }, &unknown);
         };
-        let to = SocketAddr::new(from.ip(), port);
-        let bytes = if trusted { self.full(now, at, source, from, message, &asker) } else { self.bare(now, from, message) };
-        bytes.map(|bytes| Answer { from: source, to, bytes })
+        let registers = self.registers(&question).filter(|_| port == from.port());
+        let bytes = if trusted { self.full(&question, source)? } else { self.bare(&question)? };
+        self.counters.add(Count::Registered, registers.is_some().into());
+        Some(Answer { from: source, to: SocketAddr::new(from.ip(), port), bytes, registers })
+    }
+
+    /// Whether a client is answered once more in this second.
+    fn takes_of_client(&mut self, now: Instant, name: &Name) -> bool {
+        let mut hasher = DefaultHasher::new();
+        (self.key, name).hash(&mut hasher);
+        let place = hasher.finish() as usize % self.clients.len();
+        self.clients[place].take(now)
+    }
+
+    /// The client, if he shows the nonce of where he asks from.
+    fn registers(&self, question: &Question<'_, '_>) -> Option<Name> {
+        let Asker::Client(name, _) = &question.asker else { return None };
+        let nonce = question.message.get(kind::REGISTER)?;
+        (self.nonces.judge(question.now, question.from, nonce) == Shown::Fresh).then_some(*name)
     }
 
     fn shown(&self, place: Place) -> Option<SocketAddr> {
@@ -169,82 +214,64 @@ impl Server {
     }
 
     /// All that there is to know, or the address alone where all would be longer than the question.
-    fn full(
-        &mut self,
-        now: Instant,
-        at: Place,
-        source: Place,
-        from: SocketAddr,
-        message: &Message<'_>,
-        asker: &Asker,
-    ) -> Option<Vec<u8>> {
-        if matches!(asker, Asker::Stranger) && self.strangers.take_any(now, from.ip()).is_err() {
+    fn full(&mut self, question: &Question<'_, '_>, source: Place) -> Option<Vec<u8>> {
+        let Question { now, at, from, message, .. } = *question;
+        let is_of_client = question.is_of_client();
+        if !is_of_client && self.strangers.take_open(now, from.ip()).is_err() {
             self.counters.add(Count::Often, 1);
             return None;
         }
-        let asked = message.wire_len();
-        let other = Place { address: at.address ^ 1, port: at.port ^ 1 };
-        // With one address the other port is told: it cannot show how the NAT maps by address, but how it does by port.
-        let other = self.shown(other).or_else(|| self.shown(Place { address: at.address, ..other }));
-        let end = if matches!(asker, Asker::Client(Some(_))) { 36 + 8 } else { 8 };
         let mut out = Writer::answer(Class::Success, message);
-        out.put_address(kind::XOR_MAPPED_ADDRESS, from);
+        // RFC 5780 §6.1 wants both; a NAT that changes addresses in packets shows itself by the first.
+        out.put_address(kind::MAPPED_ADDRESS, from).put_address(kind::XOR_MAPPED_ADDRESS, from);
+        // RFC 5780 §6 and §7.4: another address with another port, or none.
+        let other = self.shown(Place { address: at.address ^ 1, port: at.port ^ 1 });
         for (kind, address) in [(kind::RESPONSE_ORIGIN, self.shown(source)), (kind::OTHER_ADDRESS, other)] {
             if let Some(address) = address {
                 out.put_address(kind, address);
             }
         }
-        let room = asked.saturating_sub(out.wire_len() + end + 4) / 4 * 4;
-        if let Some(padding) = message.get(kind::PADDING).filter(|_| room > 0) {
-            out.put(kind::PADDING, &vec![0; padding.len().min(room)]);
+        if is_of_client && message.get(kind::REGISTER).is_some() {
+            out.put(kind::REGISTER, self.nonces.fresh(now, from).as_bytes());
         }
-        if let Asker::Client(Some(key)) = asker {
-            out.seal(Integrity::Sha256, key);
-        }
-        out.put_fingerprint();
-        let bytes = out.finish();
-        if bytes.len() <= asked || self.config.open {
+        let bytes = question.end(out);
+        if bytes.len() <= message.wire_len() || self.config.open {
             self.counters.add(Count::Extras, 1);
             return Some(bytes);
         }
-        self.bare(now, from, message)
+        self.bare(question)
     }
 
     /// The address alone.
-    fn bare(&mut self, now: Instant, from: SocketAddr, message: &Message<'_>) -> Option<Vec<u8>> {
-        let mut out = Writer::answer(Class::Success, message);
-        out.put_address(kind::XOR_MAPPED_ADDRESS, from);
-        let bytes = out.finish();
-        self.may(now, from, message, bytes.len()).then(|| {
+    fn bare(&mut self, question: &Question<'_, '_>) -> Option<Vec<u8>> {
+        let mut out = Writer::answer(Class::Success, question.message);
+        out.put_address(kind::XOR_MAPPED_ADDRESS, question.from);
+        let bytes = question.end_short(out);
+        self.may(question, bytes.len()).then(|| {
             self.counters.add(Count::Answered, 1);
             bytes
         })
     }
 
-    fn refuse(
-        &mut self,
-        now: Instant,
-        at: Place,
-        from: SocketAddr,
-        message: &Message<'_>,
-        number: u16,
-        unknown: &[u16],
-    ) -> Option<Answer> {
-        let mut out = Writer::answer(Class::Error, message);
+    fn refuse(&mut self, question: &Question<'_, '_>, number: u16, unknown: &[u16]) -> Option<Answer> {
+        let mut out = Writer::answer(Class::Error, question.message);
         out.put_error(number);
         if !unknown.is_empty() {
             out.put(kind::UNKNOWN_ATTRIBUTES, &unknown.iter().flat_map(|kind| kind.to_be_bytes()).collect::<Vec<u8>>());
         }
-        let bytes = out.finish();
-        let may = self.may(now, from, message, bytes.len());
-        may.then_some(Answer { from: at, to: from, bytes })
+        let bytes = question.end_short(out);
+        let may = self.may(question, bytes.len());
+        may.then_some(Answer { from: question.at, to: question.from, bytes, registers: None })
     }
 
-    fn may(&mut self, now: Instant, from: SocketAddr, message: &Message<'_>, len: usize) -> bool {
-        let may = if self.config.open {
-            self.strangers.take_any(now, from.ip())
-        } else {
-            self.strangers.take(now, from.ip(), message.wire_len(), len)
+    /// Whether an answer of this length goes out. That a client has his share is known already.
+    fn may(&mut self, question: &Question<'_, '_>, len: usize) -> bool {
+        let (now, ip, asked) = (question.now, question.from.ip(), question.message.wire_len());
+        let may = match (question.is_of_client(), self.config.open) {
+            (true, is_open) if is_open || len <= asked => Ok(()),
+            (true, _) => Err(Silence::Longer),
+            (false, true) => self.strangers.take_open(now, ip),
+            (false, false) => self.strangers.take(now, ip, asked, len),
         };
         match may {
             Ok(()) => return true,
@@ -255,23 +282,64 @@ impl Server {
     }
 }
 
-/// Who asks, or nothing where he says that he has a token and has not. What is no name of ours is a stranger's matter.
-fn asker(from: SocketAddr, message: &Message<'_>, knows: Knows<'_>) -> Option<Asker> {
-    let mut token = Token::default();
-    let name = message.get(kind::USERNAME).filter(|name| name.len() == 22);
-    if name.is_none_or(|name| URL_SAFE_NO_PAD.decode_slice(name, &mut token).is_err()) {
-        return (!message.has_integrity()).then_some(Asker::Stranger);
+impl Question<'_, '_> {
+    fn is_of_client(&self) -> bool {
+        matches!(self.asker, Asker::Client(..))
     }
-    let key = message.has_integrity().then(|| Key::new(&token));
-    let is_his = key.as_ref().is_none_or(|key| message.sealed_by(key).is_some());
-    (is_his && knows(&token, from)).then_some(Asker::Client(key))
+
+    /// Ends an answer: who has sealed his question takes none that is not (RFC 8489 §9.1.4).
+    fn end(&self, mut out: Writer) -> Vec<u8> {
+        if let Asker::Client(_, key) = &self.asker {
+            out.seal(Integrity::Sha256, key);
+        }
+        out.put_fingerprint();
+        out.finish()
+    }
+
+    /// The same for a stranger with nothing at its end.
+    fn end_short(&self, out: Writer) -> Vec<u8> {
+        if self.is_of_client() { self.end(out) } else { out.finish() }
+    }
+}
+
+/// The port of RESPONSE-PORT, if an answer may go there: not to services.
+fn response_port(value: &[u8]) -> Option<u16> {
+    let [high, low, _, _] = value.try_into().ok()?;
+    Some(u16::from_be_bytes([high, low])).filter(|port| *port >= RESPONSE_PORT_MIN)
+}
+
+/// The name of a client that a question shows, if it shows one and is sealed.
+fn name_of(message: &Message<'_>) -> Option<Name> {
+    let mut name = Name::default();
+    let text = message.get(kind::USERNAME).filter(|text| text.len() == 11 && message.has_integrity())?;
+    URL_SAFE_NO_PAD.decode_slice(text, &mut name).ok()?;
+    Some(name)
+}
+
+/// Who asks, or nothing where a seal is not that of a client. Whatever is not sealed is a stranger's matter.
+fn asker(message: &Message<'_>, keys: Keys<'_>) -> Option<Asker> {
+    if !message.has_integrity() {
+        return Some(Asker::Stranger);
+    }
+    let name = name_of(message)?;
+    let key = keys(&name)?;
+    message.sealed_by(&key)?;
+    Some(Asker::Client(name, key))
 }
 
 /// What is answered over a stream, where nobody has a false address: one's own address.
 pub fn answer_on_stream(from: SocketAddr, bytes: &[u8]) -> Option<Vec<u8>> {
     let message = Message::parse(bytes).ok().filter(|message| message.class == Class::Request && message.method == BINDING)?;
-    let mut out = Writer::answer(Class::Success, &message);
-    out.put_address(kind::XOR_MAPPED_ADDRESS, from).put_fingerprint();
+    let unknown = message.unknown(&[]);
+    let mut out = Writer::answer(if unknown.is_empty() { Class::Success } else { Class::Error }, &message);
+    if unknown.is_empty() {
+        out.put_address(kind::XOR_MAPPED_ADDRESS, from);
+    } else {
+        // RFC 8489 §6.3.1, and RFC 5780 §6.1: over a stream nothing can be changed.
+        out.put_error(420);
+        out.put(kind::UNKNOWN_ATTRIBUTES, &unknown.iter().flat_map(|kind| kind.to_be_bytes()).collect::<Vec<u8>>());
+    }
+    out.put_fingerprint();
     Some(out.finish())
 }
 

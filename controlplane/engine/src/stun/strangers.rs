@@ -8,7 +8,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 use std::time::Instant;
 
-use crate::limits::{STRANGER_ANSWERS, STRANGER_CREDIT_MAX, STRANGERS_MAX};
+use crate::limits::{OPEN_ANSWERS, STRANGER_ANSWERS, STRANGER_CREDIT_MAX, STRANGERS_MAX, TURN_CHECKS_OF_NETWORK};
 use crate::rate_limit::Bucket;
 
 /// Why somebody is not answered.
@@ -34,6 +34,10 @@ struct Place {
     /// Bytes that came from it and were not answered.
     credit: usize,
     answers: Bucket,
+    /// Of an open server.
+    open: Bucket,
+    /// Questions whose credentials are computed.
+    checks: Bucket,
 }
 
 /// The network of an address, a /24 or a /48, as a number that is never zero.
@@ -47,7 +51,13 @@ fn network(ip: IpAddr) -> u64 {
 impl Strangers {
     /// Nobody came yet. The key is random.
     pub fn new(key: u64) -> Strangers {
-        let place = || Place { network: 0, credit: 0, answers: Bucket::new(STRANGER_ANSWERS) };
+        let place = || Place {
+            network: 0,
+            credit: 0,
+            answers: Bucket::new(STRANGER_ANSWERS),
+            open: Bucket::new(OPEN_ANSWERS),
+            checks: Bucket::new(TURN_CHECKS_OF_NETWORK),
+        };
         Strangers { places: (0..STRANGERS_MAX).map(|_| place()).collect(), key }
     }
 
@@ -77,9 +87,14 @@ impl Strangers {
         Ok(())
     }
 
-    /// The same where answers may be longer: only their number is bounded.
-    pub fn take_any(&mut self, now: Instant, from: IpAddr) -> Result<(), Silence> {
-        if self.place(from).answers.take(now) { Ok(()) } else { Err(Silence::Often) }
+    /// The same on an open server, where answers may be longer and a whole search finds room: only their number is bounded.
+    pub fn take_open(&mut self, now: Instant, from: IpAddr) -> Result<(), Silence> {
+        if self.place(from).open.take(now) { Ok(()) } else { Err(Silence::Often) }
+    }
+
+    /// Whether the credentials of one more question of this network are computed, which has shown that it is there.
+    pub fn take_check(&mut self, now: Instant, from: IpAddr) -> bool {
+        self.place(from).checks.take(now)
     }
 }
 

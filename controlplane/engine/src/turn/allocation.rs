@@ -1,4 +1,5 @@
 //! One allocation: the relayed addresses of a client, whom it lets in and which channels it has.
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -12,13 +13,6 @@ pub(crate) const PERMISSION_LIFE: Duration = Duration::from_secs(300);
 pub(crate) const CHANNEL_LIFE: Duration = Duration::from_secs(600);
 /// RFC 8656 §12: after its end a channel leads to no other peer for so long, since packets may still be on their way.
 pub(crate) const CHANNEL_REST: Duration = Duration::from_secs(300);
-
-/// What lives until a time.
-#[derive(Debug)]
-struct Until<T> {
-    what: T,
-    until: Instant,
-}
 
 /// An address family, as an index too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,8 +51,11 @@ pub(crate) struct Allocation {
     pub(crate) transaction: Transaction,
     /// By family.
     pub(crate) relayed: [Option<Relayed>; 2],
-    permissions: Vec<Until<IpAddr>>,
-    channels: Vec<Until<(u16, SocketAddr)>>,
+    /// Until when each address is let in.
+    permissions: HashMap<IpAddr, Instant>,
+    /// Where each channel leads, and until when; and the number of each peer's.
+    channels: HashMap<u16, (SocketAddr, Instant)>,
+    numbers: HashMap<SocketAddr, u16>,
 }
 
 /// Why a channel is not bound.
@@ -71,7 +68,15 @@ pub(crate) enum ChannelError {
 
 impl Allocation {
     pub(crate) fn new(tuple: Tuple, identity: &str, transaction: Transaction, relayed: [Option<Relayed>; 2]) -> Allocation {
-        Allocation { tuple, identity: identity.into(), transaction, relayed, permissions: Vec::new(), channels: Vec::new() }
+        Allocation {
+            tuple,
+            identity: identity.into(),
+            transaction,
+            relayed,
+            permissions: HashMap::new(),
+            channels: HashMap::new(),
+            numbers: HashMap::new(),
+        }
     }
 
     /// The address from which packets to this peer go.
@@ -80,54 +85,57 @@ impl Allocation {
     }
 
     pub(crate) fn permits(&self, ip: IpAddr, now: Instant) -> bool {
-        self.permissions.iter().any(|permission| permission.what == ip && now < permission.until)
+        self.permissions.get(&ip).is_some_and(|until| now < *until)
     }
 
     /// Installs or renews a permission, if there is room.
     pub(crate) fn permit(&mut self, ip: IpAddr, now: Instant) -> bool {
         let until = now + PERMISSION_LIFE;
-        if let Some(permission) = self.permissions.iter_mut().find(|permission| permission.what == ip) {
-            permission.until = until;
+        if let Some(known) = self.permissions.get_mut(&ip) {
+            *known = until;
             return true;
         }
-        self.permissions.retain(|permission| now < permission.until);
+        self.permissions.retain(|_, until| now < *until);
         let has_room = self.permissions.len() < TURN_PERMISSIONS_MAX;
         if has_room {
-            self.permissions.push(Until { what: ip, until });
+            self.permissions.insert(ip, until);
         }
         has_room
     }
 
     /// Whether so many more addresses find room: all of one request are permitted, or none.
     pub(crate) fn has_room_for(&self, ips: &[IpAddr], now: Instant) -> bool {
-        let living = self.permissions.iter().filter(|permission| now < permission.until).count();
+        let living = self.permissions.values().filter(|until| now < **until).count();
         living + ips.iter().filter(|ip| !self.permits(**ip, now)).count() <= TURN_PERMISSIONS_MAX
     }
 
     /// Binds a channel or renews it, and its permission with it (RFC 8656 §12.2).
     pub(crate) fn bind(&mut self, number: u16, peer: SocketAddr, now: Instant) -> Result<(), ChannelError> {
-        self.channels.retain(|channel| now < channel.until + CHANNEL_REST);
+        self.channels.retain(|_, (_, until)| now < *until + CHANNEL_REST);
+        self.numbers.retain(|_, number| self.channels.contains_key(number));
         if !self.has_room_for(&[peer.ip()], now) {
             return Err(ChannelError::Full);
         }
         let until = now + CHANNEL_LIFE;
         let is_full = self.channels.len() >= TURN_CHANNELS_MAX;
-        let known = self.channels.iter_mut().find(|channel| channel.what.0 == number || channel.what.1 == peer);
-        match known {
-            Some(channel) if channel.what == (number, peer) => channel.until = until,
-            Some(_) => return Err(ChannelError::Taken),
-            None if is_full => return Err(ChannelError::Full),
-            None => self.channels.push(Until { what: (number, peer), until }),
+        match (self.channels.get_mut(&number), self.numbers.get(&peer)) {
+            (Some((leads_to, known)), Some(_)) if *leads_to == peer => *known = until,
+            (None, None) if is_full => return Err(ChannelError::Full),
+            (None, None) => {
+                self.channels.insert(number, (peer, until));
+                self.numbers.insert(peer, number);
+            }
+            _ => return Err(ChannelError::Taken),
         }
         self.permit(peer.ip(), now);
         Ok(())
     }
 
     pub(crate) fn peer_of(&self, number: u16, now: Instant) -> Option<SocketAddr> {
-        self.channels.iter().find(|channel| channel.what.0 == number && now < channel.until).map(|channel| channel.what.1)
+        self.channels.get(&number).filter(|(_, until)| now < *until).map(|(peer, _)| *peer)
     }
 
     pub(crate) fn channel_of(&self, peer: SocketAddr, now: Instant) -> Option<u16> {
-        self.channels.iter().find(|channel| channel.what.1 == peer && now < channel.until).map(|channel| channel.what.0)
+        self.numbers.get(&peer).copied().filter(|number| self.peer_of(*number, now).is_some())
     }
 }

@@ -14,6 +14,9 @@ use ipnet::IpNet;
 pub struct Allowed {
     /// Networks that are reached although they are private, link-local or loopback.
     pub networks: Vec<IpNet>,
+    /// Networks that are not reached although they are public, or are in one of the above: those of a NAT64 of one's own (RFC 6052
+    /// §2.2), whose addresses lead to ones of IPv4 that nobody sees in them, or what only customers may reach.
+    pub denied: Vec<IpNet>,
     /// Addresses of this machine: no peer has them but other allocations.
     pub own: Vec<IpAddr>,
 }
@@ -29,7 +32,7 @@ pub(crate) enum Verdict {
 
 impl Allowed {
     pub(crate) fn judge(&self, ip: IpAddr) -> Verdict {
-        let ip = meant(ip);
+        let (written, ip) = (ip, meant(ip));
         if self.own.iter().any(|own| meant(*own) == ip) {
             return Verdict::Own;
         }
@@ -38,8 +41,20 @@ impl Allowed {
             IpAddr::V4(ip) => ip.is_multicast() || ip.is_broadcast() || ip.octets()[0] == 0,
             IpAddr::V6(ip) => ip.is_multicast() || ip.is_unspecified(),
         };
+        let is_denied = self.denied.iter().any(|network| network.contains(&ip) || network.contains(&written));
+        // Their own kind is forbidden whatever they lead to, since packets go round in circles between tunnels and servers.
+        let is_no_peer = is_no_peer || is_denied || is_tunnelled(written);
         let is_allowed = !is_no_peer && (is_public(ip) || self.networks.iter().any(|network| network.contains(&ip)));
         if is_allowed { Verdict::Fine } else { Verdict::Forbidden }
+    }
+}
+
+/// Whether an address is that of a tunnel which finds its end in the address: 6to4 (RFC 3056, with its relays, RFC 7526) and Teredo (RFC
+/// 4380). RFC 8656 §21.4 lets a server take none of them, neither as a peer's address nor as a client's.
+pub(crate) fn is_tunnelled(ip: IpAddr) -> bool {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => ip.octets()[..3] == [192, 88, 99],
+        IpAddr::V6(ip) => ip.segments()[0] == 0x2002 || ip.segments()[..2] == [0x2001, 0],
     }
 }
 
@@ -82,10 +97,10 @@ mod tests {
 
     #[test]
     fn only_public_addresses_are_reached_unless_allowed() {
-        let allowed = Allowed { networks: vec![], own: vec!["203.0.114.1".parse().expect("an address")] };
+        let allowed = Allowed { own: vec!["203.0.114.1".parse().expect("an address")], ..Allowed::default() };
         let judge = |text: &str| allowed.judge(text.parse().expect("an address"));
         for fine in
-            ["8.8.8.8", "100.128.0.1", "172.32.0.1", "2606:4700::1111", "64:ff9b::808:808", "2002:808:808::1", "::ffff:8.8.8.8"]
+            ["8.8.8.8", "100.128.0.1", "172.32.0.1", "2606:4700::1111", "64:ff9b::808:808", "192.88.98.1", "::ffff:8.8.8.8"]
         {
             assert_eq!(judge(fine), Verdict::Fine, "{fine}");
         }
@@ -94,7 +109,7 @@ mod tests {
         }
         let inside = "0.0.0.0 0.1.2.3 127.0.0.1 127.9.9.9 10.1.1.1 172.16.0.1 192.168.1.1 169.254.169.254 100.64.0.1 192.0.0.8 \
             192.0.2.1 198.18.0.1 224.0.0.1 239.1.1.1 240.0.0.1 255.255.255.255 :: ::1 ::127.0.0.1 ::ffff:10.0.0.1 64:ff9b::10.0.0.1 \
-            64:ff9b:1::1 2002:7f00:1::1 2001:0:1::1 2001:db8::1 fe80::1 fec0::1 fc00::1 fd12::1 ff02::1 100::1";
+            64:ff9b:1::1 2002:7f00:1::1 2002:808:808::1 192.88.99.1 ::ffff:192.88.99.1 2001:0:1::1 2001:db8::1 fe80::1 fec0::1 fc00::1 fd12::1 ff02::1 100::1";
         for forbidden in inside.split_whitespace() {
             assert_eq!(judge(forbidden), Verdict::Forbidden, "{forbidden}");
         }
@@ -103,12 +118,26 @@ mod tests {
     #[test]
     fn what_is_allowed_opens_its_network_and_nothing_else() {
         let networks = ["10.0.0.0/8", "224.0.0.0/3", "::/0"].map(|text| text.parse().expect("a network")).to_vec();
-        let allowed = Allowed { networks, own: vec![] };
+        let allowed = Allowed { networks, ..Allowed::default() };
         let judge = |text: &str| allowed.judge(text.parse().expect("an address"));
         assert_eq!([judge("10.1.1.1"), judge("::ffff:10.1.1.1"), judge("fd00::1")], [Verdict::Fine; 3]);
         assert_eq!(
             [judge("192.168.1.1"), judge("224.0.0.1"), judge("255.255.255.255"), judge("ff02::1")],
             [Verdict::Forbidden; 4]
         );
+    }
+
+    #[test]
+    fn what_is_denied_is_not_reached_whatever_is_allowed() {
+        let list = |texts: &[&str]| texts.iter().map(|text| text.parse().expect("a network")).collect();
+        let networks = list(&["10.0.0.0/8", "2000::/3"]);
+        let allowed = Allowed { networks, denied: list(&["10.9.0.0/16", "2001:67c:27e4:64::/96", "8.8.4.0/24"]), own: vec![] };
+        let judge = |text: &str| allowed.judge(text.parse().expect("an address"));
+        assert_eq!([judge("10.1.1.1"), judge("8.8.8.8"), judge("2001:67c::1")], [Verdict::Fine; 3]);
+        for denied in
+            ["10.9.1.1", "8.8.4.4", "::ffff:8.8.4.4", "64:ff9b::808:404", "2001:67c:27e4:64::a09:101", "2002:a01:101::1"]
+        {
+            assert_eq!(judge(denied), Verdict::Forbidden, "{denied}");
+        }
     }
 }

@@ -16,13 +16,17 @@ use std::time::{Duration, Instant};
 use super::allocation::{Allocation, Family, Relayed};
 use super::allowed::Allowed;
 use super::channel;
-use super::credentials::Nonces;
 use super::link::{Link, Tuple};
 use crate::crypto::Secret;
-use crate::limits::STUN_LEN_MAX;
+use crate::limits::{
+    STUN_LEN_MAX, TURN_BYTES_OF_ALL, TURN_BYTES_OF_IDENTITY, TURN_OF_IDENTITY_MAX, TURN_STALE_CHECKS, TURN_TOTAL_MAX,
+    TURN_TRAIN_LEN_MAX,
+};
 use crate::random::Random;
+use crate::rate_limit::Bucket;
 use crate::stun::codec::{Class, Message};
 use crate::stun::counters::counters;
+use crate::stun::nonces::Nonces;
 use crate::stun::strangers::Strangers;
 
 mod admission;
@@ -54,9 +58,11 @@ impl<'a> Train<'a> {
         Train { bytes, segment: 0, ecn: 0 }
     }
 
+    /// One by one; an empty datagram is one, too.
     fn datagrams(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
         let segment = if self.segment == 0 { self.bytes.len() } else { self.segment };
-        self.bytes.chunks(segment.max(1))
+        let empty = self.bytes.is_empty().then_some(self.bytes);
+        self.bytes.chunks(segment.max(1)).chain(empty)
     }
 }
 
@@ -76,6 +82,8 @@ pub struct Transmit {
     /// As in [`Train`].
     pub segment: usize,
     pub ecn: u8,
+    /// Whoever asked for it wants it to be lost rather than cut (DONT-FRAGMENT, RFC 8656 §18.8).
+    pub whole: bool,
 }
 
 /// What the shell must know.
@@ -121,6 +129,10 @@ counters! {
         NoPermission = "no_permission",
         /// Packets to where nobody may send.
         Forbidden = "forbidden",
+        /// Packets of who has had his bytes of this second, or when all have had them.
+        OverRate = "over_rate",
+        /// Questions that were not looked at, because their network asks too often.
+        OverAsked = "over_asked",
         /// Packets that are too long with what TURN puts before them.
         TooLong = "too_long",
         /// Packets from clients to peers, and their bytes.
@@ -143,28 +155,78 @@ pub struct Config {
     /// Of which passwords are made.
     pub secret: Secret,
     /// Addresses that are lent, at most one of each family.
-    pub relayed: Vec<IpAddr>,
+    pub relayed: Vec<Lent>,
     pub ports: RangeInclusive<u16>,
     pub allowed: Allowed,
     /// Allocations of one identity, and of all.
     pub of_identity_max: usize,
     pub total_max: usize,
+    /// Bytes in a second, to and from peers together: of one identity, and of all (RFC 8656 §5).
+    pub bytes_of_identity: u32,
+    pub bytes_of_all: u32,
     pub nonce_life: Duration,
+}
+
+/// An address that is lent: the machine's own, and what others see in its place, where a NAT one to one is before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lent {
+    pub bind: IpAddr,
+    pub shown: IpAddr,
+}
+
+impl From<IpAddr> for Lent {
+    fn from(ip: IpAddr) -> Lent {
+        Lent { bind: ip, shown: ip }
+    }
 }
 
 impl Config {
     /// What is usual, for a secret and the addresses that are lent. These are the server's own, too.
-    pub fn new(secret: Secret, relayed: Vec<IpAddr>) -> Config {
-        let allowed = Allowed { networks: Vec::new(), own: relayed.clone() };
-        let (of_identity_max, total_max) = (crate::limits::TURN_OF_IDENTITY_MAX, crate::limits::TURN_TOTAL_MAX);
+    pub fn new(secret: Secret, relayed: Vec<Lent>) -> Config {
+        let own = relayed.iter().flat_map(|lent| [lent.bind, lent.shown]).collect();
         // RFC 8656 §7.2 wants ports of the dynamic range, RFC 8489 §9.2 nonces that live for minutes.
         let (ports, nonce_life) = (49_152..=u16::MAX, Duration::from_secs(600));
-        Config { realm: "adit".to_owned(), secret, relayed, ports, allowed, of_identity_max, total_max, nonce_life }
+        Config {
+            realm: "adit".to_owned(),
+            secret,
+            relayed,
+            ports,
+            allowed: Allowed { own, ..Allowed::default() },
+            of_identity_max: TURN_OF_IDENTITY_MAX,
+            total_max: TURN_TOTAL_MAX,
+            bytes_of_identity: TURN_BYTES_OF_IDENTITY,
+            bytes_of_all: TURN_BYTES_OF_ALL,
+            nonce_life,
+        }
     }
 
     fn relayed(&self, family: Family) -> Option<IpAddr> {
-        self.relayed.iter().copied().find(|ip| ip.is_ipv4() == (family == Family::V4))
+        self.relayed.iter().map(|lent| lent.bind).find(|ip| ip.is_ipv4() == (family == Family::V4))
     }
+
+    /// A relayed address as others see it.
+    fn outward(&self, at: SocketAddr) -> SocketAddr {
+        let lent = self.relayed.iter().find(|lent| lent.bind == at.ip());
+        lent.map_or(at, |lent| SocketAddr::new(lent.shown, at.port()))
+    }
+
+    /// Where our own socket is that others see here.
+    fn inward(&self, at: SocketAddr) -> SocketAddr {
+        let lent = self.relayed.iter().find(|lent| lent.shown == at.ip());
+        lent.map_or(at, |lent| SocketAddr::new(lent.bind, at.port()))
+    }
+}
+
+/// Who has allocations, or had some and bytes of this second with them.
+#[derive(Debug)]
+struct Owner {
+    allocations: usize,
+    bytes: Bucket,
+}
+
+/// So many bytes in a second, and at least two trains at once.
+fn bytes_bucket(rate: u32) -> Bucket {
+    Bucket::with_burst(rate, rate.max(2 * TURN_TRAIN_LEN_MAX as u32))
 }
 
 /// When which relayed address of which allocation ends.
@@ -181,7 +243,13 @@ pub struct Server {
     free: Vec<usize>,
     by_tuple: HashMap<Tuple, usize>,
     by_relayed: HashMap<SocketAddr, usize>,
-    by_identity: HashMap<Box<str>, usize>,
+    by_identity: HashMap<Box<str>, Owner>,
+    /// Bytes of all.
+    bytes: Bucket,
+    /// Questions with an old nonce whose credentials are computed.
+    stale_checks: Bucket,
+    /// Nobody is lent anything any more.
+    draining: bool,
     deadlines: BTreeSet<Deadline>,
     transmits: VecDeque<Transmit>,
     events: VecDeque<Event>,
@@ -196,6 +264,9 @@ impl Server {
         Server {
             nonces: Nonces::new(key, now, config.nonce_life),
             strangers: Strangers::new(random.u64()),
+            bytes: bytes_bucket(config.bytes_of_all),
+            stale_checks: Bucket::new(TURN_STALE_CHECKS),
+            draining: false,
             config,
             allocations: Vec::new(),
             free: Vec::new(),
@@ -219,6 +290,11 @@ impl Server {
         self.by_tuple.len()
     }
 
+    /// From now on nobody is lent anything; what there is, lives on.
+    pub fn drain(&mut self) {
+        self.draining = true;
+    }
+
     /// Whether this client has an allocation: a connection without one is not kept for long.
     pub fn has_allocation(&self, from: Tuple) -> bool {
         self.by_tuple.contains_key(&from)
@@ -232,10 +308,10 @@ impl Server {
                 self.gather(now, from, &mut gathered, number, payload, train.ecn);
                 continue;
             }
-            self.flush(&mut gathered, train.ecn);
+            self.flush(now, &mut gathered, train.ecn);
             self.handle_message(now, from, datagram, train.ecn, outside);
         }
-        self.flush(&mut gathered, train.ecn);
+        self.flush(now, &mut gathered, train.ecn);
     }
 
     fn handle_message(&mut self, now: Now, from: Tuple, bytes: &[u8], ecn: u8, outside: &mut Outside<'_>) {
@@ -263,6 +339,7 @@ impl Server {
             self.deadlines.remove(&(until, index, family));
             self.end_relayed(index, usize::from(family));
         }
+        self.by_identity.retain(|_, owner| owner.allocations > 0 || !owner.bytes.is_full(now));
     }
 
     /// When [`Server::handle_timeout`] is due.
@@ -298,7 +375,9 @@ impl Server {
                 self.deadlines.insert((*until, index, family as u8));
             }
         }
-        *self.by_identity.entry(allocation.identity.clone()).or_default() += 1;
+        let rate = self.config.bytes_of_identity;
+        let new = || Owner { allocations: 0, bytes: bytes_bucket(rate) };
+        self.by_identity.entry(allocation.identity.clone()).or_insert_with(new).allocations += 1;
         self.by_tuple.insert(allocation.tuple, index);
         self.counters.add(Count::Made, 1);
         if index == self.allocations.len() {
@@ -321,9 +400,10 @@ impl Server {
         }
         let Some(allocation) = self.allocations[index].take() else { return };
         self.by_tuple.remove(&allocation.tuple);
-        if let Some(count) = self.by_identity.get_mut(&allocation.identity) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some(owner) = self.by_identity.get_mut(&allocation.identity) {
+            owner.allocations -= 1;
+            // Else a new allocation would have new bytes: it is forgotten when all are earned again.
+            if owner.allocations == 0 && owner.bytes.was_full() {
                 self.by_identity.remove(&allocation.identity);
             }
         }
@@ -349,6 +429,13 @@ impl Server {
     /// Sends an answer to a client. None is longer than a STUN message may be.
     fn answer(&mut self, to: Tuple, bytes: Vec<u8>) {
         debug_assert!(bytes.len() <= STUN_LEN_MAX);
-        self.transmits.push_back(Transmit { from: Side::Client(to.link), to: to.client, bytes, segment: 0, ecn: 0 });
+        self.transmits.push_back(Transmit {
+            from: Side::Client(to.link),
+            to: to.client,
+            bytes,
+            segment: 0,
+            ecn: 0,
+            whole: false,
+        });
     }
 }

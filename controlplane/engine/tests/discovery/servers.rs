@@ -104,9 +104,29 @@ fn servers_that_refuse_let_udp_through_and_tell_nothing() {
 
 /// Its silence is taken for loss, not for a filter.
 #[test]
+fn a_server_on_our_side_of_the_nat_says_nothing_of_it() {
+    let inside = SocketAddr::from(([10, 0, 0, 3], 3478));
+    for (config, mapping) in [(usual(), Mapping::EndpointIndependent), (NatConfig::symmetric(OUTSIDE.into()), Mapping::Dependent)]
+    {
+        let servers = [(address(FIRST), Manner::One), (address(ELSEWHERE), Manner::One), (inside, Manner::One)];
+        let (_, report) = searched(config.clone(), &servers);
+        assert_eq!(report.mapping, mapping);
+        let ports = if mapping == Mapping::EndpointIndependent { Allocation::Preserving } else { Allocation::Random };
+        assert!(report.gaps.contains(&Gap::ServerInside) && report.allocation == Some(ports), "{report:?}");
+        // As full as it may be, it shows no filter.
+        let (_, report) = searched(config, &[(address(FIRST), Manner::One), (inside, Manner::Full)]);
+        assert_eq!(report.filtering, Filtering::Unknown, "{report:?}");
+    }
+}
+
+#[test]
 fn a_server_that_answers_a_few_questions_only_is_not_a_strict_nat() {
-    for config in kinds::all() {
-        let (_, report) = searched(config.clone(), &[(address(FIRST), Manner::Sparing)]);
+    let delays = [1, 5, 10, 25, 50, 75, 100, 125, 150, 200];
+    for (config, delay) in kinds::all().into_iter().flat_map(|config| delays.map(|delay| (config.clone(), delay))) {
+        let mut world = World::new(config.clone(), 7);
+        world.delay = Duration::from_millis(delay);
+        world.servers = [(address(FIRST), Manner::Sparing)].into();
+        let report = world.search();
         let (mapping, filtering) = (kinds::mapping(config.mapping), kinds::filtering(config.filtering));
         assert!([mapping, Mapping::Unknown, Mapping::Dependent].contains(&report.mapping), "{report:?} of {config:?}");
         assert!([filtering, Filtering::Unknown].contains(&report.filtering), "{report:?} of {config:?}");

@@ -29,6 +29,10 @@ pub fn start() -> Instant {
     *START.get_or_init(Instant::now)
 }
 
+fn is_private(ip: IpAddr) -> bool {
+    matches!(ip, IpAddr::V4(ip) if ip.is_private())
+}
+
 /// How a server does what it is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Manner {
@@ -49,7 +53,7 @@ pub enum Manner {
 }
 
 /// Questions that a sparing server answers in a second.
-const SPARING: u32 = 4;
+const SPARING: u64 = 4;
 
 /// What is answered to a question over TCP.
 pub type ByTcp = fn(&[u8]) -> Vec<u8>;
@@ -62,8 +66,8 @@ pub struct World {
     inside: IpAddr,
     /// The servers, each by the address at which it is asked.
     pub servers: BTreeMap<SocketAddr, Manner>,
-    /// What a sparing server still answers in this second.
-    spared: (Instant, u32),
+    /// What a sparing server still answers, in thousandths, and when that was.
+    spared: (Instant, u64),
     /// One way.
     pub delay: Duration,
     /// Up to so many milliseconds more, for each packet another number: they overtake each other.
@@ -96,7 +100,7 @@ impl World {
             rng: Rng::new(seed),
             inside: [10, 0, 0, 2].into(),
             servers: BTreeMap::from([(address(FIRST), Manner::Full)]),
-            spared: (start(), SPARING),
+            spared: (start(), 1000 * SPARING),
             delay: Duration::from_millis(10),
             jitter: 0,
             lost: 0,
@@ -162,7 +166,10 @@ impl World {
     /// A datagram leaves a socket of the host. What is lost is lost beyond the NAT.
     pub fn send(&mut self, from: SocketAddr, to: SocketAddr, bytes: Vec<u8>) {
         self.sent.push((to, bytes.clone()));
-        let Some(mapped) = self.nat.outbound(self.now, from, to, &mut self.rng) else { return };
+        // Who is on the same side sees the host as it is.
+        let is_inside = self.inside != self.nat.config.outside && is_private(to.ip());
+        let mapped = if is_inside { Some(from) } else { self.nat.outbound(self.now, from, to, &mut self.rng) };
+        let Some(mapped) = mapped else { return };
         if !self.is_lost() {
             let delay = if to.ip() == self.nat.config.outside { Duration::from_millis(1) } else { self.delay };
             self.fly(delay, Place::World(to), mapped, bytes);
@@ -184,6 +191,7 @@ impl World {
                         return Some((Place::Host(inside), from, bytes));
                     }
                 }
+                Place::World(to) if to.ip() == self.inside => return Some((Place::Host(to), from, bytes)),
                 Place::World(to) => self.serve(to, from, &bytes),
                 arrived => return Some((arrived, from, bytes)),
             }
@@ -200,12 +208,11 @@ impl World {
 
     /// Whether a sparing server answers once more.
     fn is_spared(&mut self) -> bool {
-        if self.now >= self.spared.0 + Duration::from_secs(1) {
-            self.spared = (self.now, SPARING);
-        }
-        let left = self.spared.1;
-        self.spared.1 = left.saturating_sub(1);
-        left > 0
+        let earned = (self.now - self.spared.0).as_millis() as u64 * SPARING;
+        let left = (self.spared.1 + earned).min(1000 * SPARING);
+        let answers = left >= 1000;
+        self.spared = (self.now, if answers { left - 1000 } else { left });
+        answers
     }
 
     /// A request comes to an address of a server.

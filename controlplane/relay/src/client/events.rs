@@ -1,14 +1,16 @@
 //! What a client tells its user, in the order in which it happened. Who does not read is waited for, so that nothing of it is lost; data is
 //! dropped and counted instead.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use adit_proto::relay::{Kind, LeftReason, PeerKey, Quota, RoomName};
+use adit_proto::relay::{Kind, LeftReason, PeerKey, Quota, RoomName, Transport};
 use hyper::body::Bytes;
 use tokio::sync::{Notify, mpsc};
+use zeroize::Zeroizing;
 
 use super::failure::Failure;
 use super::open::Welcome;
@@ -74,7 +76,49 @@ pub enum Event {
         what: Quota,
         wait: Duration,
     },
+    /// Where a relay serves STUN.
+    Stun {
+        relay: usize,
+        servers: Vec<SocketAddr>,
+    },
+    /// With what this client may use TURN at a relay. It comes again, with another name, before it ends.
+    Turn {
+        relay: usize,
+        grant: TurnGrant,
+    },
     Delivered(Delivery),
+}
+
+/// Credentials of TURN (RFC 8489 §9.2), and where they hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TurnGrant {
+    pub name: String,
+    pub realm: String,
+    pub password: TurnPassword,
+    /// So long they hold from now on.
+    pub life: Duration,
+    pub servers: Vec<(Transport, SocketAddr)>,
+}
+
+/// A password: wiped, and shown nowhere.
+#[derive(Clone, PartialEq, Eq)]
+pub struct TurnPassword(Zeroizing<String>);
+
+impl TurnPassword {
+    pub(super) fn new(text: &str) -> TurnPassword {
+        TurnPassword(Zeroizing::new(text.to_owned()))
+    }
+
+    /// The password itself, to be hashed.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for TurnPassword {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TurnPassword(…)")
+    }
 }
 
 /// Two peers are to send to each other at one moment.

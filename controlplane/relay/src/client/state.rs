@@ -10,7 +10,7 @@ use adit_engine::shown::Shown;
 use adit_proto::relay::{EncodeError, FromRelay, HostPort, PeerKey, ToRelay, Train};
 use hyper::body::Bytes;
 
-use super::events::{Event, Introduction};
+use super::events::{Event, Introduction, TurnGrant, TurnPassword};
 use super::failure::{Cause, Failure};
 use super::home::{Home, RoundTrips};
 use super::open::Welcome;
@@ -223,7 +223,7 @@ impl State {
         Ok(None)
     }
 
-    /// What concerns peers.
+    /// What concerns peers, and what the relay lends.
     fn handle_news(&mut self, relay: usize, record: FromRelay) {
         let event = match record {
             FromRelay::Joined { room, peer, metadata } => {
@@ -248,6 +248,12 @@ impl State {
                 Some(Event::Absent { relay, peer, last_seen })
             }
             FromRelay::PeerDirect { peer, on } => Some(Event::PeerDirect { peer, on }),
+            FromRelay::Stun { servers } => Some(Event::Stun { relay, servers }),
+            FromRelay::Turn { name, realm, password, life_s, servers } => {
+                let (name, realm, password) = (name.to_owned(), realm.to_owned(), TurnPassword::new(password.0));
+                let life = Duration::from_secs(life_s.into());
+                Some(Event::Turn { relay, grant: TurnGrant { name, realm, password, life, servers } })
+            }
             FromRelay::Refused { what, wait_ms } => {
                 Some(Event::Throttled { relay, what, wait: Duration::from_millis(wait_ms.into()) })
             }

@@ -169,6 +169,11 @@ impl<'a> Block<'a> {
         if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
     }
 
+    /// Whether a key is there, also one that says nothing.
+    pub fn has(&self, key: &str) -> bool {
+        self.entries.is_some_and(|entries| entries.contains_key(key))
+    }
+
     /// What a key says, if it says anything.
     pub fn get(&self, key: &str) -> Option<&'a Value> {
         self.entries?.get(key).filter(|value| !value.is_null())

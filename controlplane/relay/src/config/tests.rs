@@ -52,6 +52,40 @@ fn every_key_says_something() {
 }
 
 #[test]
+fn stun_and_turn_have_what_a_user_expects_or_says() {
+    let dir = directory();
+    let rest = format!("{HEAD}rooms: {{ lab: {{ token_file: lab.token }} }}\n");
+    let reach = |lines: &str| read(dir.path(), &format!("{rest}{lines}")).unwrap_or_else(|mistakes| panic!("{mistakes}")).reach;
+    assert!(reach("").is_none());
+    let settings = |lines: &str| {
+        let lobby = std::sync::Arc::new(crate::lobby::Lobby::new(Settings::default()));
+        let credentials = Credentials::load(&dir.path().join("relay.crt"), &dir.path().join("relay.key")).unwrap();
+        reach(lines).unwrap().settings(lobby, &credentials, &crate::grants::secret()).unwrap().expect("addresses")
+    };
+    let at = |text: &str| Some(text.parse().unwrap());
+    let usual = settings("stun: { listen: [192.0.2.1:3478, \"[2001:db8::1]:3478\"] }\nturn:\n");
+    let turn = usual.turn.as_ref().unwrap();
+    assert_eq!(usual.sites[0].bind, [[at("192.0.2.1:3478"), at("192.0.2.1:3479")], [None; 2]]);
+    assert_eq!((usual.sites.len(), usual.open, turn.tcp.len()), (2, false, 2));
+    assert_eq!(turn.tls, ["192.0.2.1:5349".parse().unwrap(), "[2001:db8::1]:5349".parse().unwrap()]);
+    assert_eq!((turn.config.relayed.len(), &turn.config.ports), (2, &(49_152..=65_535)));
+    assert!(settings("stun: { listen: 192.0.2.1:3478 }\n").turn.is_none());
+    let said = settings(
+        "stun: { listen: [10.0.0.1:5000, 10.0.0.2:5000], shown: [192.0.2.1, 192.0.2.2], open: true }\nturn: { tls: [], \
+         ports: 2000-2999, credentials_s: 60, allow: [10.0.0.0/8], deny: 10.9.0.0/16, allocations_of_client: 3, allocations: 30, \
+         bytes_of_client_per_s: 1000, bytes_per_s: 2000 }\n",
+    );
+    let config = said.turn.map(|turn| (turn.tls.len(), turn.config)).unwrap();
+    assert_eq!((said.open, said.sites[0].bind[1][1], config.0), (true, at("10.0.0.2:5001"), 0));
+    let config = config.1;
+    assert_eq!(said.sites[0].shown, [Some("192.0.2.1".parse().unwrap()), Some("192.0.2.2".parse().unwrap())]);
+    assert_eq!((config.relayed[0].bind, config.relayed[0].shown), ("10.0.0.1".parse().unwrap(), "192.0.2.1".parse().unwrap()));
+    assert_eq!((config.ports, config.of_identity_max, config.total_max), (2000..=2999, 3, 30));
+    assert_eq!((config.bytes_of_identity, config.bytes_of_all), (1000, 2000));
+    assert_eq!((config.allowed.networks.len(), config.allowed.denied.len()), (1, 1));
+}
+
+#[test]
 fn each_mistake_has_its_place_and_its_remedy() {
     let dir = directory();
     let lab = "rooms:\n  lab: { token_file: lab.token }\n";
@@ -91,6 +125,22 @@ fn each_mistake_has_its_place_and_its_remedy() {
         ("drain: { to: [relay2] }\n", "drain.to[0]", "names no relay", "relay2.example.org:443"),
         ("listen: 192.0.2.1:443\ndrain: { to: [192.0.2.1:443] }\n", "drain.to[0]", "is this relay", "relay2"),
         ("drain: { within_s: 99999 }\n", "drain.within_s", "out of range", "within_s: 3600"),
+        ("turn: { ports: 2000-3000 }\n", "turn", "stands without `stun`", "stun:"),
+        ("stun: { listen: [] }\n", "stun.listen", "names no address", "auto"),
+        ("stun: { listen: relay.example.org }\n", "stun.listen", "no address with a port", "203.0.113.1:3478"),
+        ("stun: { listen: 0.0.0.0:3478 }\n", "stun.listen", "all addresses", "203.0.113.1:3478"),
+        ("stun: { listen: [192.0.2.1:1, 192.0.2.1:2] }\n", "stun.listen[1]", "given twice", "listen:"),
+        ("stun: { listen: [192.0.2.1:1, 192.0.2.2:2] }\n", "stun.listen[1]", "another port", "listen:"),
+        ("stun: { listen: [192.0.2.1:1, 192.0.2.2:1, 192.0.2.3:1] }\n", "stun.listen[2]", "the third", "listen:"),
+        ("stun: { listen: auto, shown: [192.0.2.1, 192.0.2.2] }\n", "stun.shown", "2 addresses of IPv4", "shown:"),
+        ("stun: { listen: auto, shown: here }\n", "stun.shown", "no address that clients reach", "203.0.113.1"),
+        ("stun: { listen: auto, open: perhaps }\n", "stun.open", "neither true nor false", "open: false"),
+        ("stun: { listen: auto, opne: true }\n", "stun.opne", "did you mean `open`?", "open:"),
+        ("stun: { listen: auto }\nturn: { ports: 80-90 }\n", "turn.ports", "no range of ports", "49152-65535"),
+        ("stun: { listen: auto }\nturn: { ports: 3000-2000 }\n", "turn.ports", "no range of ports", "49152-65535"),
+        ("stun: { listen: auto }\nturn: { allow: all }\n", "turn.allow", "no network", "10.0.0.0/8"),
+        ("stun: { listen: auto }\nturn: { credentials_s: 1 }\n", "turn.credentials_s", "out of range", "credentials_s: 10"),
+        ("stun: { listen: auto }\nturn: { tls: x }\n", "turn.tls", "no address with a port", "5349"),
         ("listen: a\nlisten: b\n", "", "this is not YAML", "listen:"),
         ("a: [\n", "", "this is not YAML", "listen:"),
     ];
@@ -107,7 +157,7 @@ fn each_mistake_has_its_place_and_its_remedy() {
         if !has("key") || text.contains("keys") {
             whole += "certificate: relay.crt\nkey: relay.key\n";
         }
-        if !has("listen") && !text.is_empty() {
+        if (!has("listen") || text.starts_with("stun")) && !text.is_empty() {
             whole += "listen: 127.0.0.1:0\n";
         }
         if !has("rooms") {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use adit_proto::relay::{LeftReason, PeerKey, Quota, RoomName};
+use adit_proto::relay::{LeftReason, PeerKey, Quota, RoomName, STUN_KEY_LEN, STUN_NAME_LEN};
 
 use super::ConnId;
 use super::settings::Settings;
@@ -50,8 +50,9 @@ pub(super) struct Client {
     pub rooms: Vec<RoomName>,
     pub observed: SocketAddr,
     pub pass: Pass,
-    pub udp: Option<SocketAddr>,
-    pub stun_secret: [u8; 8],
+    /// Where it is reached by UDP over IPv4, and over IPv6.
+    pub udp: [Option<SocketAddr>; 2],
+    pub stun_secret: [u8; STUN_KEY_LEN - STUN_NAME_LEN],
     pub metadata: Vec<u8>,
     pub since: Instant,
     pub heard: Instant,
@@ -91,8 +92,8 @@ impl Client {
             rooms,
             observed,
             pass: Pass::default(),
-            udp: None,
-            stun_secret: [0; 8],
+            udp: [None; 2],
+            stun_secret: [0; STUN_KEY_LEN - STUN_NAME_LEN],
             metadata: Vec::new(),
             since: now,
             heard: now,
@@ -115,6 +116,12 @@ impl Client {
     /// A room that both are in.
     pub fn common_room(&self, other: &Client) -> Option<&RoomName> {
         self.rooms.iter().find(|room| other.rooms.binary_search(room).is_ok())
+    }
+
+    /// Where it is reached by UDP by somebody else: over an IP version that both have, IPv6 first, since there is no NAT as a rule.
+    pub fn udp_for(&self, other: &Client) -> Option<SocketAddr> {
+        let common = [1, 0].into_iter().find(|version: &usize| self.udp[*version].is_some() && other.udp[*version].is_some());
+        common.map_or_else(|| self.udp.iter().flatten().next().copied(), |version| self.udp[version])
     }
 
     /// Whether it is to be told of a refusal that holds for so long.
@@ -143,9 +150,9 @@ impl Client {
 pub struct PeerView {
     pub key: PeerKey,
     pub conn: ConnId,
-    /// Where its connection comes from, and its Binding requests.
+    /// Where its connection comes from, and where it is reached by UDP over IPv4 and IPv6.
     pub observed: SocketAddr,
-    pub udp: Option<SocketAddr>,
+    pub udp: [Option<SocketAddr>; 2],
     /// What it says of itself: nobody has verified it.
     pub metadata: Vec<u8>,
     pub connected: Duration,

@@ -165,14 +165,14 @@ impl Hall {
         }
         let (Some(one), Some(two)) = (self.clients.get(&conn), self.clients.get(&other)) else { return };
         let (id, [start_one, start_two]) = (random.u64(), starts([one.rtt, two.rtt]));
-        let of = |client: &Client, start_in_ms| FromRelay::Introduction {
+        let of = |client: &Client, other: &Client, start_in_ms| FromRelay::Introduction {
             peer: client.key,
-            udp: client.udp,
+            udp: client.udp_for(other),
             tcp: client.observed,
             id,
             start_in_ms,
         };
-        let (to_one, to_two) = (of(two, start_one), of(one, start_two));
+        let (to_one, to_two) = (of(two, one, start_one), of(one, two, start_two));
         let (one, two) = (one.key, two.key);
         let (Ok(to_one), Ok(to_two)) = (to_one.encode(), to_two.encode()) else { return };
         self.counters.introductions += 1;

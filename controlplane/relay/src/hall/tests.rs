@@ -194,11 +194,10 @@ fn a_full_house_and_a_full_room_let_nobody_in() {
 fn both_are_introduced_in_one_turn_with_one_start() {
     let mut house = house();
     let (one, two) = (house.enter(1, &["a"]), house.enter(2, &["a"]));
-    let stun_key = house.stun_key(two);
     house.read(one);
     house.read(two);
     let udp: SocketAddr = "[::ffff:198.51.100.7]:4500".parse().unwrap();
-    assert!(house.hall.handle_udp(&stun_key, udp));
+    assert!(house.hall.handle_udp(two, udp));
     house.hall.handle_rtt(one, ms(20));
     house.hall.handle_rtt(two, ms(80));
     house.send(one, ToRelay::Meet { peer: key(2) });
@@ -216,21 +215,36 @@ fn both_are_introduced_in_one_turn_with_one_start() {
 }
 
 #[test]
-fn an_address_for_udp_is_learned_from_the_right_key_only() {
+fn each_connection_has_a_key_for_stun_and_an_address_of_each_ip_version() {
     let mut house = house();
     let one = house.enter(1, &["a"]);
-    let right = house.stun_key(one);
-    for at in 0..STUN_KEY_LEN {
-        let mut wrong = right;
-        wrong[at] ^= 1;
-        assert!(!house.hall.handle_udp(&wrong, address(9)), "byte {at}");
-    }
-    assert!(house.hall.handle_udp(&right, address(9)) && house.hall.handle_udp(&right, address(9)));
-    assert_eq!(house.hall.counters().udp_learned, 1);
-    assert_eq!(house.hall.peers_of(house.now, &room("a")).unwrap()[0].udp, Some(address(9)));
+    let first = house.stun_key(one);
+    assert_eq!(house.hall.stun_key_of(one), Some(first));
+    let v6: SocketAddr = "[2001:db8::9]:4500".parse().unwrap();
+    assert!([address(9), v6, address(9)].into_iter().all(|at| house.hall.handle_udp(one, at)));
+    assert_eq!(house.hall.counters().udp_learned, 2);
+    assert_eq!(house.hall.peers_of(house.now, &room("a")).unwrap()[0].udp, [Some(address(9)), Some(v6)]);
     let two = house.enter(1, &["a"]);
-    assert!(!house.hall.handle_udp(&right, address(8)), "the key is that of the connection");
-    assert_ne!(house.stun_key(two), right);
+    assert!(!house.hall.handle_udp(one, address(8)), "another connection has taken its place");
+    let second = house.stun_key(two);
+    assert!(first[..8] != second[..8] && first[8..] != second[8..]);
+}
+
+#[test]
+fn peers_are_introduced_over_an_ip_version_that_both_have() {
+    let mut house = house();
+    let (one, two) = (house.enter(1, &["a"]), house.enter(2, &["a"]));
+    let v6 = |n: u8| SocketAddr::new([0x2001, 0xdb8, 0, 0, 0, 0, 0, n.into()].into(), 4500);
+    house.hall.handle_udp(one, address(1));
+    house.hall.handle_udp(one, v6(1));
+    for (at, told_to_one, told_to_two) in [(address(2), address(2), address(1)), (v6(2), v6(2), v6(1))] {
+        house.hall.handle_udp(two, at);
+        house.pass(ms(1000));
+        house.send(one, ToRelay::Meet { peer: key(2) });
+        let udp =
+            |seen: &[Seen]| seen.iter().find_map(|seen| if let Seen::Introduction { udp, .. } = seen { *udp } else { None });
+        assert_eq!([udp(&house.read(one)), udp(&house.read(two))], [Some(told_to_one), Some(told_to_two)]);
+    }
 }
 
 #[test]

@@ -2,14 +2,23 @@
 use std::cell::RefCell;
 use std::io::{self, IoSliceMut};
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt};
 use quinn_udp::{EcnCodepoint, RecvMeta, Transmit, UdpSockRef, UdpSocketState};
+use rustix::net::sockopt::{Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery, set_ip_mtu_discover, set_ipv6_mtu_discover};
 use socket2::{Domain, Protocol, Socket as Plain, Type};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
+use tokio::task::yield_now;
+use tokio::time::sleep;
 
-use crate::limits::{UDP_BATCH, UDP_BUFFER_BYTES, UDP_BYTES_MAX};
+use crate::limits::{SEGMENT_BYTES_MAX, UDP_BATCH, UDP_BATCHES_IN_TURN, UDP_BUFFER_BYTES, UDP_BYTES_MAX};
+
+/// Rest after an error of a socket, so that one that stays costs no processor.
+const REST: Duration = Duration::from_millis(10);
+/// What IPv6 has more in its header than IPv4.
+const MORE_IN_V6: usize = 20;
 
 /// A socket and what the kernel can do with it.
 #[derive(Debug)]
@@ -25,6 +34,17 @@ pub(crate) struct Received<'a> {
     /// Bytes of every datagram but the last.
     pub(crate) segment: usize,
     pub(crate) ecn: u8,
+}
+
+/// What is sent: one datagram where `segment` is zero.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sending<'a> {
+    pub(crate) to: SocketAddr,
+    pub(crate) bytes: &'a [u8],
+    pub(crate) segment: usize,
+    pub(crate) ecn: u8,
+    /// It is to be lost rather than cut.
+    pub(crate) whole: bool,
 }
 
 /// What became of something that was to be sent.
@@ -60,24 +80,56 @@ impl Socket {
         Ok(Socket { io: UdpSocket::from_std(plain.into())?, state })
     }
 
+    /// The same for a relayed address: what is too long for the way to a peer is cut on it. Its sender knows that way as little as we do,
+    /// and RFC 8656 §14 and §15 have the bit "don't fragment" only where he asks for it.
+    pub(crate) fn bind_relayed(at: SocketAddr) -> io::Result<Socket> {
+        let socket = Socket::bind(at)?;
+        socket.keep_whole(at.is_ipv4(), false)?;
+        Ok(socket)
+    }
+
+    fn keep_whole(&self, is_ipv4: bool, whole: bool) -> io::Result<()> {
+        Ok(match (is_ipv4, whole) {
+            (true, true) => set_ip_mtu_discover(&self.io, Ipv4PathMtuDiscovery::PROBE)?,
+            (true, false) => set_ip_mtu_discover(&self.io, Ipv4PathMtuDiscovery::DONT)?,
+            (false, true) => set_ipv6_mtu_discover(&self.io, Ipv6PathMtuDiscovery::PROBE)?,
+            (false, false) => set_ipv6_mtu_discover(&self.io, Ipv6PathMtuDiscovery::DONT)?,
+        })
+    }
+
     pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
         self.io.local_addr()
     }
 
-    /// Waits for datagrams and hands over what came. It ends with a fault of the socket itself only.
-    pub(crate) async fn receive(&self, mut each: impl FnMut(Received<'_>)) -> io::Result<()> {
-        self.io.readable().await?;
+    /// Hands over what comes, for ever; it ends with a fault of the runtime only. Waiting for readiness does not count for tokio as work,
+    /// so that a socket that never runs dry would keep its thread for itself.
+    pub(crate) async fn receive_all(&self, mut each: impl FnMut(Received<'_>)) {
+        loop {
+            for _ in 0..UDP_BATCHES_IN_TURN {
+                if self.io.readable().await.is_err() {
+                    return;
+                }
+                match self.receive(&mut each) {
+                    Ok(()) => {}
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    // Also what ICMP said about something that was sent.
+                    Err(_) => sleep(REST).await,
+                }
+            }
+            yield_now().await;
+        }
+    }
+
+    fn receive(&self, each: &mut impl FnMut(Received<'_>)) -> io::Result<()> {
         BUFFERS.with_borrow_mut(|buffers| {
             let mut metas = [RecvMeta::default(); UDP_BATCH];
-            let received = {
+            let count = {
                 let mut slices = buffers.chunks_exact_mut(UDP_BYTES_MAX).map(IoSliceMut::new);
                 let mut slices: [IoSliceMut<'_>; UDP_BATCH] =
                     std::array::from_fn(|_| slices.next().unwrap_or(IoSliceMut::new(&mut [])));
                 let receive = || self.state.recv(UdpSockRef::from(&self.io), &mut slices, &mut metas);
-                self.io.try_io(Interest::READABLE, receive)
+                self.io.try_io(Interest::READABLE, receive)?
             };
-            // Also what ICMP said about something that was sent: the next call begins anew.
-            let Ok(count) = received else { return Ok(()) };
             for (buffer, meta) in buffers.chunks_exact(UDP_BYTES_MAX).zip(&metas[..count]) {
                 let ecn = meta.ecn.map_or(0, |ecn| ecn as u8);
                 each(Received { from: meta.addr, bytes: &buffer[..meta.len], segment: meta.stride, ecn });
@@ -88,11 +140,32 @@ impl Socket {
 
     /// Sends a train, in pieces where the kernel takes only so many datagrams at once, and one by one where it takes no trains: then the
     /// train that showed it is repeated, not lost.
-    pub(crate) fn send(&self, to: SocketAddr, bytes: &[u8], segment: usize, ecn: u8) -> Sent {
+    pub(crate) fn send(&self, sending: Sending<'_>) -> Sent {
+        // Nobody is there, the kernel answers EINVAL, and quinn-udp takes that for a kernel that knows neither trains nor ECN: for good,
+        // and for all who use this socket.
+        if sending.to.port() == 0 {
+            return Sent::Failed;
+        }
+        if !sending.whole {
+            return self.send_train(sending);
+        }
+        let is_ipv4 = sending.to.is_ipv4();
+        if self.keep_whole(is_ipv4, true).is_err() {
+            return Sent::Failed;
+        }
+        let sent = self.send_train(sending);
+        // What could be set can be set back.
+        let _ = self.keep_whole(is_ipv4, false);
+        sent
+    }
+
+    fn send_train(&self, Sending { to, bytes, segment, ecn, .. }: Sending<'_>) -> Sent {
         if segment == 0 || bytes.len() <= segment {
             return self.send_once(to, bytes, None, ecn);
         }
-        let at_once = self.state.max_gso_segments();
+        // Kernels before 6.18 say EINVAL to a train whose datagrams are longer than the MTU, too.
+        let longest = SEGMENT_BYTES_MAX - if to.is_ipv6() { MORE_IN_V6 } else { 0 };
+        let at_once = if segment > longest { 1 } else { self.state.max_gso_segments() };
         for train in bytes.chunks(segment * at_once.max(1)) {
             let is_train = at_once > 1 && train.len() > segment;
             match self.send_once(to, train, is_train.then_some(segment), ecn) {
@@ -124,33 +197,102 @@ impl Socket {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::cell::Cell;
 
     use super::*;
 
+    fn bind(at: &str) -> Socket {
+        Socket::bind(at.parse().expect("an address")).expect("a socket")
+    }
+
+    fn sending(to: SocketAddr, bytes: &[u8], segment: usize) -> Sending<'_> {
+        Sending { to, bytes, segment, ecn: 2, whole: false }
+    }
+
+    /// Receives until it was enough.
+    async fn receive_until(socket: &Socket, mut is_enough: impl FnMut(Received<'_>) -> bool) {
+        let enough = tokio::sync::Notify::new();
+        let each = |received: Received<'_>| {
+            if is_enough(received) {
+                enough.notify_one();
+            }
+        };
+        let waiting = async {
+            tokio::select! {
+                () = socket.receive_all(each) => {}
+                () = enough.notified() => {}
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), waiting).await.expect("it comes");
+    }
+
     #[tokio::test]
     async fn a_train_arrives_whole_with_its_ecn() {
-        for host in ["127.0.0.1:0", "[::1]:0"] {
-            let bind = || Socket::bind(host.parse().expect("an address")).expect("a socket");
-            let (a, b) = (bind(), bind());
-            let bytes: Vec<u8> = (0..30 * 1000 + 17).map(|n| (n % 251) as u8).collect();
-            assert_eq!(a.send(b.local_addr().expect("an address"), &bytes, 1000, 2), Sent::Whole);
+        // Of the second kind datagrams are too long for trains on most ways.
+        for (host, segment) in [("127.0.0.1:0", 1000), ("[::1]:0", 1000), ("127.0.0.1:0", 9000)] {
+            let (a, b) = (bind(host), bind(host));
+            let bytes: Vec<u8> = (0..6 * segment + 17).map(|n| (n % 251) as u8).collect();
+            let (from, to) = (a.local_addr().expect("an address"), b.local_addr().expect("an address"));
+            assert_eq!(a.send(sending(to, &bytes, segment)), Sent::Whole);
             let mut got = Vec::new();
-            while got.len() < bytes.len() {
-                let each = |received: Received<'_>| {
-                    assert_eq!((received.ecn, received.from), (2, a.local_addr().expect("an address")));
-                    got.extend_from_slice(received.bytes);
-                };
-                tokio::time::timeout(Duration::from_secs(60), b.receive(each)).await.expect("it comes").expect("no fault");
-            }
+            receive_until(&b, |received| {
+                assert_eq!((received.ecn, received.from), (2, from));
+                got.extend_from_slice(received.bytes);
+                got.len() == bytes.len()
+            })
+            .await;
             assert_eq!(got, bytes);
         }
     }
 
     #[tokio::test]
     async fn where_there_is_no_way_sending_fails_and_the_socket_lives() {
-        let a = Socket::bind("127.0.0.1:0".parse().expect("an address")).expect("a socket");
-        assert_eq!(a.send("[::1]:9".parse().expect("an address"), &[0; 3000], 1000, 0), Sent::Failed);
-        assert_eq!(a.send(a.local_addr().expect("an address"), b"on", 0, 0), Sent::Whole);
+        let a = bind("127.0.0.1:0");
+        assert_eq!(a.send(sending("[::1]:9".parse().expect("an address"), &[0; 3000], 1000)), Sent::Failed);
+        assert_eq!(a.send(sending(a.local_addr().expect("an address"), b"on", 0)), Sent::Whole);
+    }
+
+    #[tokio::test]
+    async fn nothing_goes_to_port_zero_and_trains_stay_trains() {
+        let a = bind("127.0.0.1:0");
+        let at_once = a.state.max_gso_segments();
+        assert_eq!(a.send(sending("127.0.0.1:0".parse().expect("an address"), &[0; 3000], 1000)), Sent::Failed);
+        assert_eq!(a.send(sending("127.0.0.1:0".parse().expect("an address"), b"one", 0)), Sent::Failed);
+        assert_eq!(a.state.max_gso_segments(), at_once);
+    }
+
+    #[tokio::test]
+    async fn what_is_relayed_may_be_cut_unless_it_is_to_stay_whole() {
+        use rustix::net::sockopt::{ip_mtu_discover, ipv6_mtu_discover};
+        let (v4, v6) = ("127.0.0.1:0".parse().expect("an address"), "[::1]:0".parse().expect("an address"));
+        let (a, b) = (Socket::bind_relayed(v4).expect("a socket"), Socket::bind_relayed(v6).expect("a socket"));
+        let whole = Sending { whole: true, ..sending(a.local_addr().expect("an address"), b"whole", 0) };
+        assert_eq!(a.send(whole), Sent::Whole);
+        assert_eq!(ip_mtu_discover(&a.io).ok(), Some(Ipv4PathMtuDiscovery::DONT));
+        assert_eq!(ipv6_mtu_discover(&b.io).ok(), Some(Ipv6PathMtuDiscovery::DONT));
+        assert_eq!(ip_mtu_discover(&bind("127.0.0.1:0").io).ok(), Some(Ipv4PathMtuDiscovery::PROBE));
+    }
+
+    /// A socket that is fed for as long as it is read: others have their turn all the same.
+    #[tokio::test]
+    async fn a_socket_that_never_runs_dry_leaves_others_their_turn() {
+        let (a, calls) = (bind("127.0.0.1:0"), Cell::new(0_u32));
+        let at = a.local_addr().expect("an address");
+        assert_eq!(a.send(sending(at, b"on and on", 0)), Sent::Whole);
+        let each = |_: Received<'_>| {
+            calls.set(calls.get() + 1);
+            assert!(calls.get() < 100_000, "nobody else had a turn");
+            assert_eq!(a.send(sending(at, b"on and on", 0)), Sent::Whole);
+        };
+        let others = async {
+            for _ in 0..10 {
+                yield_now().await;
+            }
+        };
+        tokio::select! {
+            () = a.receive_all(each) => {}
+            () = others => {}
+        }
+        assert!(calls.get() >= UDP_BATCHES_IN_TURN as u32);
     }
 }

@@ -6,6 +6,7 @@ mod door;
 mod hostile;
 mod login;
 mod pages;
+mod reach;
 mod relay;
 mod reload;
 mod sessions;

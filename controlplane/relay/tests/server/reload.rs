@@ -1,12 +1,16 @@
 //! A file that is changed and read again: what it says holds at once, and who may still be where he is notices nothing.
 
-use adit_proto::relay::{FromRelay, LeftReason};
+use std::net::SocketAddr;
+
+use adit_proto::relay::{FromRelay, LeftReason, ToRelay, Transport};
 use adit_relay::init;
 use adit_relay::key::ClientKey;
 use adit_relay::login::Token;
-use adit_relay::tls::Pin;
-use rustls::pki_types::CertificateDer;
+use adit_relay::tls::{self, Pin, Trust};
 use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 
 use crate::client::{Client, page, tls_from};
 use crate::relay::{NO_HURRY, Relay, soon};
@@ -18,6 +22,17 @@ fn key() -> ClientKey {
 /// A file with these rooms, and all else as it was.
 fn lines(rooms: &str) -> String {
     format!("rooms:\n{rooms}pages: {{ token_file: pages.token }}\nlimits: {{ {NO_HURRY} }}\n")
+}
+
+/// Puts another certificate and key into its files, and gives the pin of it.
+fn change_certificate(relay: &Relay) -> Pin {
+    let other = tempfile::tempdir().expect("a directory");
+    init::init(other.path(), "localhost").expect("another relay");
+    for file in ["relay.crt", "relay.key"] {
+        std::fs::copy(other.path().join(file), relay.file(file)).expect("a copy");
+    }
+    let certificate = CertificateDer::from_pem_file(other.path().join("relay.crt")).expect("a certificate");
+    Pin::of(&certificate).expect("a pin")
 }
 
 #[tokio::test]
@@ -74,15 +89,9 @@ async fn a_token_is_changed_while_both_hold() {
 async fn a_new_certificate_is_shown_to_who_comes_and_ends_no_connection() {
     let relay = Relay::with_lab().await;
     let mut client = Client::join(&relay, &["lab"]).await;
-    let other = tempfile::tempdir().expect("a directory");
-    init::init(other.path(), "localhost").expect("another relay");
-    for file in ["relay.crt", "relay.key"] {
-        std::fs::copy(other.path().join(file), relay.file(file)).expect("a copy");
-    }
+    let pin = change_certificate(&relay);
     let reloaded = relay.reload(&lines("  lab: { token_file: lab.token }\n"));
     assert_eq!(reloaded.revoked, 0);
-    let certificate = CertificateDer::from_pem_file(other.path().join("relay.crt")).expect("a certificate");
-    let pin = Pin::of(&certificate).expect("a pin");
     let stream = tls_from([127, 0, 0, 1], relay.address, pin).await.expect("the new key");
     let newcomer = Client::login_on(stream, &key(), &["lab"], Some(&relay.token)).await.expect("let in");
     assert!(tls_from([127, 0, 0, 1], relay.address, relay.pin).await.is_err(), "the old key is gone");
@@ -97,4 +106,36 @@ async fn what_holds_after_a_restart_only_is_said() {
     let reloaded = relay.reload(&format!("{rooms}idle_s: 77\nlimits: {{ {NO_HURRY}, connections: 99 }}\n"));
     assert_eq!(reloaded.later, ["idle_s", "limits"]);
     assert_eq!(page(&relay, "/stats", Some(&relay.pages_token)).await.0, 404, "that there are no pages holds at once");
+}
+
+/// Whether TURN over TLS shows the key of this pin.
+async fn turn_shows(at: SocketAddr, pin: Pin) -> bool {
+    let mut config = (*tls::client(Trust::Pins(vec![pin])).expect("a client")).clone();
+    // RFC 7443 §4.
+    config.alpn_protocols = vec![b"stun.turn".to_vec()];
+    let (name, stream) = (ServerName::try_from("localhost").expect("a name"), TcpStream::connect(at).await.expect("a listener"));
+    soon("a TLS handshake", TlsConnector::from(std::sync::Arc::new(config)).connect(name, stream)).await.is_ok()
+}
+
+#[tokio::test]
+async fn of_stun_and_turn_the_certificate_alone_holds_at_once() {
+    let (lab, stun, turn) =
+        ("  lab: { token_file: lab.token }\n", "stun: { listen: 127.0.0.1:0 }\n", "turn: { allocations: 9 }\n");
+    let relay = Relay::new(&format!("{}{stun}{turn}", lines(lab))).await;
+    let mut client = Client::join(&relay, &["lab"]).await;
+    let heard = client.hear_of("where TURN is", |record| matches!(record, FromRelay::Turn { .. })).await;
+    let FromRelay::Turn { servers, .. } = heard.record() else { unreachable!() };
+    let at = servers.iter().find(|server| server.0 == Transport::TLS).expect("TURN over TLS").1;
+    assert!(turn_shows(at, relay.pin).await);
+    let pin = change_certificate(&relay);
+    assert_eq!(relay.reload(&format!("{}{stun}{turn}", lines(lab))).later, [""; 0]);
+    assert!(turn_shows(at, pin).await && !turn_shows(at, relay.pin).await);
+
+    let later = |stun: &str, turn: &str| relay.reload(&format!("{}{stun}{turn}", lines(lab))).later;
+    assert_eq!(later("stun: { listen: 127.0.0.1:0, open: true }\n", turn), ["stun"]);
+    assert_eq!(later(stun, "turn: { allocations: 8 }\n"), ["turn"]);
+    assert_eq!(later("", ""), ["stun", "turn"]);
+    assert!(turn_shows(at, pin).await, "they are served as before");
+    client.say(&ToRelay::Ping { id: 7 }).await;
+    client.hear_of("a pong", |record| *record == FromRelay::Pong { id: 7 }).await;
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use adit_proto::relay::{HostPort, Kind, PeerKey, RoomName, Train};
-use adit_relay::client::{self, Cause, Client, Event, Events, Handle, ProxyChoice};
+use adit_relay::client::{self, Cause, Client, Event, Events, Handle, ProxyChoice, TurnGrant};
 use adit_relay::config;
 use adit_relay::key::ClientKey;
 use adit_relay::login::Token;
@@ -16,6 +16,8 @@ use adit_relay::tls::{Pin, Trust};
 use anyhow::{Context, bail};
 use clap::Args;
 use tokio::time::timeout;
+
+use super::reach::try_reach;
 
 /// So long is waited for one step. A way that is slower is of no use to a gateway.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -64,21 +66,21 @@ struct Place {
 }
 
 /// What was found out.
-struct Report {
+pub(super) struct Report {
     text: String,
     all_well: bool,
 }
 
 impl Report {
-    fn well(&mut self, what: impl std::fmt::Display) {
+    pub(super) fn well(&mut self, what: impl std::fmt::Display) {
         let _ = writeln!(self.text, "  ok     {what}");
     }
 
-    fn note(&mut self, what: impl std::fmt::Display) {
+    pub(super) fn note(&mut self, what: impl std::fmt::Display) {
         let _ = writeln!(self.text, "  -      {what}");
     }
 
-    fn wrong(&mut self, what: impl std::fmt::Display) {
+    pub(super) fn wrong(&mut self, what: impl std::fmt::Display) {
         self.all_well = false;
         let _ = writeln!(self.text, "  WRONG  {what}");
     }
@@ -192,12 +194,13 @@ async fn try_place(place: Place, key: ClientKey, report: &mut Report) -> anyhow:
         report.wrong("no answer to a ping; a firewall that knows no WebSocket does this: have it pass TLS through unread");
     }
     // Who was there is told before the answer to the ping.
-    let others = present(&mut events).await;
+    let News { present: others, stun, grant } = news(&mut events).await;
     let named = others.iter().take(NAMED).map(PeerKey::to_string).collect::<Vec<_>>().join(", ");
     report.well(match others.len() {
         0 => "nobody else is in the room".to_owned(),
         count => format!("{count} in the room: {named}{}", if count > NAMED { ", …" } else { "" }),
     });
+    try_reach(&stun, grant.as_ref(), report).await;
     if place.relay.token.is_none() {
         report.note("no message was passed: without the token of the room no second client comes in");
         return Ok(());
@@ -252,17 +255,26 @@ async fn round_trip(handle: &Handle) -> Option<Duration> {
     timeout(PATIENCE, measured).await.ok()
 }
 
-/// Who is said to be there by what has come so far.
-async fn present(events: &mut Events) -> Vec<PeerKey> {
-    let mut present = Vec::new();
+/// What has come so far.
+#[derive(Default)]
+struct News {
+    present: Vec<PeerKey>,
+    stun: Vec<SocketAddr>,
+    grant: Option<TurnGrant>,
+}
+
+async fn news(events: &mut Events) -> News {
+    let mut news = News::default();
     while let Ok(Some(event)) = timeout(LOOK, events.next()).await {
         match event {
-            Event::Joined { peer, .. } => present.push(peer),
-            Event::Left { peer, .. } => present.retain(|known| *known != peer),
+            Event::Joined { peer, .. } => news.present.push(peer),
+            Event::Left { peer, .. } => news.present.retain(|known| *known != peer),
+            Event::Stun { servers, .. } => news.stun = servers,
+            Event::Turn { grant, .. } => news.grant = Some(grant),
             _ => {}
         }
     }
-    present
+    news
 }
 
 /// A train to the second client and back.

@@ -32,8 +32,8 @@ pub struct BindingRequest<'a> {
     pub change: Change,
     /// To which of our ports the answer shall go (RFC 5780 §7.5).
     pub response_port: Option<u16>,
-    /// Bytes of PADDING (RFC 5780 §7.6), which is answered with as many where the server has it.
-    pub padding: u16,
+    /// Our relays are to tell peers of where this comes from; with the nonce of their last answer, which is empty at first.
+    pub register: Option<&'a str>,
     /// Length up to which the message is filled, so that the answer is not the longer one. Zero: as short as it can be.
     pub len: usize,
     /// Who asks, and the key by which he proves it.
@@ -51,8 +51,8 @@ impl BindingRequest<'_> {
             let [high, low] = port.to_be_bytes();
             out.put(kind::RESPONSE_PORT, &[high, low, 0, 0]);
         }
-        if self.padding > 0 {
-            out.put(kind::PADDING, &vec![0; usize::from(self.padding)]);
+        if let Some(nonce) = self.register {
+            out.put(kind::REGISTER, nonce.as_bytes());
         }
         let end = self.sealed.map_or(8, |_| 8 + 4 + 32);
         if let Some((name, _)) = self.sealed {

@@ -75,7 +75,7 @@ fn requests_are_filled_up_and_sealed() {
     for len in [0, 96, 100, 548, 1200, 1500] {
         for sealed in [None, Some(("name", &key))] {
             let change = Change { address: true, port: false };
-            let request = BindingRequest { transaction: ID, change, response_port: Some(4321), padding: 0, len, sealed };
+            let request = BindingRequest { transaction: ID, change, response_port: Some(4321), register: None, len, sealed };
             let bytes = request.encode();
             let read = Message::parse(&bytes).expect("a message");
             let least = if sealed.is_some() { 88 } else { 44 };
@@ -85,8 +85,8 @@ fn requests_are_filled_up_and_sealed() {
             assert_eq!(read.sealed_by(&key), sealed.map(|_| Integrity::Sha256));
         }
     }
-    let fragments = BindingRequest { transaction: ID, padding: 1500, ..BindingRequest::default() }.encode();
-    assert_eq!(Message::parse(&fragments).expect("a message").get(kind::PADDING), Some(&[0; 1500][..]));
+    let registers = BindingRequest { transaction: ID, register: Some("nonce"), ..BindingRequest::default() }.encode();
+    assert_eq!(Message::parse(&registers).expect("a message").text(kind::REGISTER), Some("nonce"));
 }
 
 #[test]

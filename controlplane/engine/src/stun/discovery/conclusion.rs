@@ -10,6 +10,8 @@ use super::{Discovery, FIRST, Hairpin};
 
 /// Silence is believed where it would be chance less often than this.
 const CHANCE: f64 = 0.01;
+/// Plain questions, of five, that must have been answered meanwhile.
+const CONTROLS_LEAST: usize = 2;
 
 impl Discovery {
     pub(super) fn report(&self, now: Instant) -> Report {
@@ -74,7 +76,14 @@ impl Discovery {
     }
 
     fn mapping(&self, gaps: &mut Vec<Gap>) -> Mapping {
-        let mapping = verdict::mapping(self.sockets[FIRST], &self.seen());
+        let (local, mut seen) = (self.sockets[FIRST], self.seen());
+        // A server before the NAT sees us as we are, and says nothing of it.
+        let is_inside = |(_, mapped): &(SocketAddr, SocketAddr)| *mapped == local;
+        if seen.iter().any(is_inside) && !seen.iter().all(is_inside) {
+            gaps.push(Gap::ServerInside);
+            seen.retain(|one| !is_inside(one));
+        }
+        let mapping = verdict::mapping(local, &seen);
         if mapping == Mapping::Unknown && self.has_answer() {
             gaps.push(match (self.reference, self.changing) {
                 (None, _) => Gap::Refused,
@@ -87,8 +96,14 @@ impl Discovery {
     }
 
     /// RFC 5780 §4.4. That something came in is certain; that nothing did is believed if the server's second address answers otherwise,
-    /// and if not so much is lost that it may be chance.
+    /// if it has answered plain questions in the same time, and if not so much is lost that it may be chance: a server that answers
+    /// few questions of a second has none left for these.
     fn filtering(&self, lost: (u32, u32), gaps: &mut Vec<Gap>) -> Filtering {
+        let is_outside = self.reference.is_some_and(|reference| !self.is_inside(reference));
+        if is_outside && self.changing.is_some_and(|server| self.is_inside(server)) {
+            gaps.push(Gap::ServerInside);
+            return Filtering::Unknown;
+        }
         let (Some(both), Some(port)) = (self.find(Ask::ChangeBoth), self.find(Ask::ChangePort)) else {
             if self.reference.is_some() {
                 gaps.push(if self.useless_other { Gap::OtherAddressUseless } else { Gap::NoChange });
@@ -104,7 +119,8 @@ impl Discovery {
             Some(Gap::OtherAddressSilent)
         } else {
             let silent = if port.answer.is_some() { both.times() } else { both.times().min(port.times()) };
-            (!is_believed(silent, lost)).then_some(Gap::Loss)
+            let controls = self.find(Ask::Control).map_or(0, Probe::answered_times);
+            (controls < CONTROLS_LEAST || !is_believed(silent, lost)).then_some(Gap::Loss)
         };
         match (gap, port.answer) {
             (Some(gap), _) => {

@@ -99,6 +99,8 @@ pub enum Portal {
 pub enum Gap {
     /// Servers have refused to tell.
     Refused,
+    /// A server lies on our side of the NAT: where it sees us says nothing of that.
+    ServerInside,
     /// Only one address of servers has answered, and it names no second one (OTHER-ADDRESS, RFC 5780 §7.4).
     OneAddress,
     /// No server answers from another address or port when asked to (CHANGE-REQUEST, RFC 5780 §7.2).

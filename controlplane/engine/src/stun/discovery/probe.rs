@@ -20,6 +20,8 @@ pub(super) enum Ask {
     Fresh,
     /// The socket of the filter, as whose answer nothing is changed.
     FilterPlain,
+    /// The same beside each question of the two below, whose answer nothing keeps out: whether the server answers at all meanwhile.
+    Control,
     /// To be answered from the second address and port, and from the second port (RFC 5780 §4.4).
     ChangeBoth,
     ChangePort,
@@ -36,7 +38,7 @@ impl Ask {
     /// When it is sent, in milliseconds from the first time on. Where an answer is expected, by the usual time-out (RFC 8489 §6.2.1);
     /// where silence is one, it takes several to be believed.
     const fn schedule(self) -> &'static [u64] {
-        if self.may_be_silent() { &[0, 120, 240, 360, 480] } else { &[0, 500, 1000] }
+        if self.may_be_silent() || matches!(self, Ask::Control) { &[0, 120, 240, 360, 480] } else { &[0, 500, 1000] }
     }
 }
 
@@ -76,7 +78,8 @@ impl Probe {
 
     /// When it is to be sent again; `None`: not any more.
     pub fn due(&self) -> Option<Instant> {
-        if self.answer.is_some() || self.refused {
+        // A control is asked to the end.
+        if (self.answer.is_some() && self.ask != Ask::Control) || self.refused {
             return None;
         }
         self.ask.schedule().get(self.sent.len()).map(|after| self.begun + Duration::from_millis(*after))
@@ -102,11 +105,16 @@ impl Probe {
     /// When nothing is to be expected of it any more; `None`: it is to be sent yet.
     pub fn over_at(&self, patience: Duration) -> Option<Instant> {
         let last = self.sent.last().map_or(self.begun, |sent| sent.at);
-        match (self.answer.is_some() || self.refused, self.due()) {
+        match ((self.answer.is_some() && self.ask != Ask::Control) || self.refused, self.due()) {
             (true, _) => Some(self.begun),
             (false, Some(_)) => None,
             (false, None) => Some(last + patience),
         }
+    }
+
+    /// How often it was answered.
+    pub fn answered_times(&self) -> usize {
+        self.sent.iter().filter(|one| one.answered).count()
     }
 
     /// How often it was sent.

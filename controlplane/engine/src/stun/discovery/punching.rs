@@ -60,11 +60,16 @@ pub struct Advice {
 
 /// What the NAT of a report means. An unknown filter counts as the strictest.
 pub fn advice(report: &Report) -> Advice {
+    // How a NAT maps that nobody has seen from two places is not known, and nothing is promised.
+    let is_known = report.mapping != Mapping::Unknown;
     let towards: Vec<_> = match report.udp {
-        Udp::Passes => Peer::ALL.map(|peer| (peer, method(report, peer))).into_iter().collect(),
-        Udp::Blocked | Udp::Silent => Vec::new(),
+        Udp::Passes if is_known => Peer::ALL.map(|peer| (peer, method(report, peer))).into_iter().collect(),
+        Udp::Passes | Udp::Blocked | Udp::Silent => Vec::new(),
     };
     let mut methods: Vec<Method> = towards.iter().map(|(_, method)| *method).collect();
+    if report.udp == Udp::Passes && !is_known {
+        methods.extend([Method::Direct, Method::Simultaneous]);
+    }
     methods.extend([Method::Tcp, Method::Relay]);
     methods.sort_unstable();
     methods.dedup();
@@ -148,7 +153,9 @@ mod tests {
                 assert_eq!(towards(mapping, filtering, Allocation::Random), (Effort::Hard, ways));
             }
         }
-        assert_eq!(towards(Mapping::Unknown, apd, kept).0, Effort::Unknown);
+        let unknown = advice(&report(Mapping::Unknown, apd, kept));
+        assert_eq!((unknown.effort, unknown.towards), (Effort::Unknown, vec![]), "nothing is promised");
+        assert_eq!(unknown.methods, [Direct, Simultaneous, Method::Tcp, Relay]);
     }
 
     #[test]

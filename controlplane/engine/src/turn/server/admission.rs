@@ -1,8 +1,10 @@
 //! Who asks: long-term credentials (RFC 8489 §9.2.4) whose user name tells identity and expiry, and what strangers are told.
-use super::super::credentials::{Shown, identity, long_term_key, password};
+use super::super::credentials::{identity, long_term_key, password};
 use super::super::link::{Link, Tuple};
 use super::{Count, Now, Outside, Server};
+use crate::limits::TURN_STALE_LEN_MAX;
 use crate::stun::codec::{Class, Integrity, Key, Message, Writer, kind};
+use crate::stun::nonces::Shown;
 use crate::stun::strangers::Silence;
 
 /// Somebody who has proven to have credentials.
@@ -23,6 +25,8 @@ enum Doubt {
     Stale,
     /// 438 to anybody.
     StaleStranger,
+    /// Nothing: his network asks too often.
+    TooOften,
 }
 
 impl Server {
@@ -48,8 +52,14 @@ impl Server {
     }
 
     /// The checks of RFC 8489 §9.2.4, in their order but for one: the code is compared before the age of the nonce is told, so that whoever
-    /// knows the password gets a new nonce whatever strangers in his network do.
-    fn admit<'a>(&self, now: Now, from: Tuple, message: &Message<'a>) -> Result<Known<'a>, Doubt> {
+    /// knows the password gets a new nonce whatever strangers do, in his network or elsewhere. A client of ours therefore seals its first
+    /// question already, with the realm that it was told and any nonce. Four hashes are computed for that, under the one lock through
+    /// which all payload goes, so of forged ones with an old nonce only so many are; who has a fresh nonce is at the address that he
+    /// shows, and his network has a share.
+    ///
+    /// PASSWORD-ALGORITHMS (RFC 8489 §9.2.4) is not sent: it would make the answer to a stranger longer than most questions, and the one
+    /// algorithm that there is leaves nothing to bid down to.
+    fn admit<'a>(&mut self, now: Now, from: Tuple, message: &Message<'a>) -> Result<Known<'a>, Doubt> {
         if !message.has_integrity() {
             return Err(Doubt::Unknown);
         }
@@ -59,6 +69,12 @@ impl Server {
             return Err(Doubt::Incomplete);
         };
         let fresh = self.nonces.judge(now.at, from.client, nonce) == Shown::Fresh;
+        if fresh && !self.strangers.take_check(now.at, from.client.ip()) {
+            return Err(Doubt::TooOften);
+        }
+        if !fresh && (message.wire_len() > TURN_STALE_LEN_MAX || !self.stale_checks.take(now.at)) {
+            return Err(Doubt::StaleStranger);
+        }
         let known = || {
             let identity = identity(name, now.unix).filter(|_| realm == self.config.realm.as_bytes())?;
             let key = long_term_key(name, &self.config.realm, &password(&self.config.secret, name));
@@ -79,6 +95,7 @@ impl Server {
             Doubt::Incomplete => (400, Count::Challenged),
             Doubt::Unknown => (401, Count::Challenged),
             Doubt::Stale | Doubt::StaleStranger => (438, Count::StaleNonce),
+            Doubt::TooOften => return self.counters.add(Count::OverAsked, 1),
         };
         let mut out = Writer::answer(Class::Error, message);
         out.put_error(number);

@@ -22,9 +22,10 @@ pub(super) struct Gathered {
     count: usize,
 }
 
-/// From which relayed address to whom.
+/// From which relayed address of which allocation to whom.
 #[derive(Clone, Copy)]
 struct Route {
+    index: usize,
     relayed: SocketAddr,
     peer: SocketAddr,
 }
@@ -42,7 +43,7 @@ impl Server {
     /// Adds the payload of one datagram to those that came with it, or sends them and begins anew.
     pub(super) fn gather(&mut self, now: Now, from: Tuple, gathered: &mut Gathered, number: u16, payload: &[u8], ecn: u8) {
         if !gathered.takes(number, payload.len()) {
-            self.flush(gathered, ecn);
+            self.flush(now, gathered, ecn);
             let Some(route) = self.route_of_channel(now, from, number) else { return };
             *gathered = Gathered { route: Some((number, route)), segment: payload.len(), ..Gathered::default() };
         }
@@ -50,19 +51,21 @@ impl Server {
         gathered.count += 1;
     }
 
-    pub(super) fn flush(&mut self, gathered: &mut Gathered, ecn: u8) {
+    pub(super) fn flush(&mut self, now: Now, gathered: &mut Gathered, ecn: u8) {
         let Gathered { route: Some((_, route)), bytes, segment, count } = std::mem::take(gathered) else { return };
-        self.send_to_peer(route, bytes, if count > 1 { segment } else { 0 }, count, ecn);
+        self.send_to_peer(now, route, (bytes, if count > 1 { segment } else { 0 }, count), ecn, false);
     }
 
     fn route_of_channel(&mut self, now: Now, from: Tuple, number: u16) -> Option<Route> {
-        let found = self.allocation(from).map(|(_, allocation)| {
+        let found = self.allocation(from).map(|(index, allocation)| {
             let peer = allocation.peer_of(number, now.at)?;
-            Some((peer, allocation.permits(peer.ip(), now.at), allocation.towards(peer, now.at)))
+            Some((peer, allocation.permits(peer.ip(), now.at), allocation.towards(peer, now.at).map(|at| (index, at))))
         });
         let fault = match found {
             None => Count::NoAllocation,
-            Some(Some((peer, true, Some(relayed)))) if self.reaches(peer) => return Some(Route { relayed, peer }),
+            Some(Some((peer, true, Some((index, relayed))))) if self.reaches(peer) => {
+                return Some(Route { index, relayed, peer });
+            }
             Some(Some((_, true, Some(_)))) => Count::Forbidden,
             Some(None) => Count::NoChannel,
             Some(Some(_)) => Count::NoPermission,
@@ -75,31 +78,57 @@ impl Server {
     fn reaches(&self, peer: SocketAddr) -> bool {
         match self.config.allowed.judge(peer.ip()) {
             Verdict::Fine => true,
-            Verdict::Own => self.by_relayed.contains_key(&peer),
+            Verdict::Own => self.by_relayed.contains_key(&self.config.inward(peer)),
             Verdict::Forbidden => false,
         }
     }
 
-    fn send_to_peer(&mut self, route: Route, bytes: Vec<u8>, segment: usize, count: usize, ecn: u8) {
+    /// Whether so many bytes of an allocation go on: of its identity, and of all (RFC 8656 §5).
+    fn may_carry(&mut self, now: Now, index: usize, bytes: usize, datagrams: usize) -> bool {
+        let allocation = self.allocations.get(index).and_then(Option::as_ref);
+        let owner = allocation.and_then(|allocation| self.by_identity.get_mut(&allocation.identity));
+        let cost = u32::try_from(bytes).unwrap_or(u32::MAX).max(1);
+        let may = owner.is_some_and(|owner| owner.bytes.take_all(now.at, cost)) && self.bytes.take_all(now.at, cost);
+        if !may {
+            self.counters.add(Count::OverRate, datagrams as u64);
+        }
+        may
+    }
+
+    /// Bytes, with the length of each datagram and their number.
+    fn send_to_peer(&mut self, now: Now, route: Route, (bytes, segment, count): (Vec<u8>, usize, usize), ecn: u8, whole: bool) {
+        if !self.may_carry(now, route.index, bytes.len(), count) {
+            return;
+        }
         self.counters.add(Count::ToPeers, count as u64);
         self.counters.add(Count::ToPeersBytes, bytes.len() as u64);
-        self.transmits.push_back(Transmit { from: Side::Relayed(route.relayed), to: route.peer, bytes, segment, ecn });
+        self.transmits.push_back(Transmit {
+            from: Side::Relayed(route.relayed),
+            to: self.config.inward(route.peer),
+            bytes,
+            segment,
+            ecn,
+            whole,
+        });
     }
 
     /// A Send indication (RFC 8656 §11.2). Nobody is told of what is wrong with it.
     pub(super) fn handle_send(&mut self, now: Now, from: Tuple, message: &Message<'_>, ecn: u8) {
         let known = [kind::XOR_PEER_ADDRESS, kind::DATA, kind::DONT_FRAGMENT];
         let (peer, payload) = (message.address(kind::XOR_PEER_ADDRESS), message.get(kind::DATA));
+        let peer = peer.filter(|peer| peer.port() != 0);
         let (Some(peer), Some(payload), true) = (peer, payload, message.unknown(&known).is_empty()) else {
             self.counters.add(Count::Malformed, 1);
             return;
         };
-        let found = self.allocation(from).map(|(_, one)| (one.permits(peer.ip(), now.at), one.towards(peer, now.at)));
+        let found = self.allocation(from);
+        let found = found.map(|(index, one)| (one.permits(peer.ip(), now.at), one.towards(peer, now.at).map(|at| (index, at))));
         let fault = match found {
             None => Count::NoAllocation,
             Some((true, Some(_))) if payload.len() > TURN_TRAIN_LEN_MAX => Count::TooLong,
-            Some((true, Some(relayed))) if self.reaches(peer) => {
-                return self.send_to_peer(Route { relayed, peer }, payload.to_vec(), 0, 1, ecn);
+            Some((true, Some((index, relayed)))) if self.reaches(peer) => {
+                let whole = message.get(kind::DONT_FRAGMENT).is_some();
+                return self.send_to_peer(now, Route { index, relayed, peer }, (payload.to_vec(), 0, 1), ecn, whole);
             }
             Some((true, Some(_))) => Count::Forbidden,
             Some(_) => Count::NoPermission,
@@ -110,8 +139,11 @@ impl Server {
     /// Datagrams came from a peer to a relayed address. Those without permission end here (RFC 8656 §11.3).
     pub fn handle_peer(&mut self, now: Now, relayed: SocketAddr, peer: SocketAddr, train: Train<'_>) {
         let count = train.datagrams().count() as u64;
-        let index = self.by_relayed.get(&relayed).copied();
-        let Some(allocation) = index.and_then(|index| self.allocations.get(index)?.as_ref()) else {
+        // Another allocation of ours is known to its peers as others see it.
+        let peer = if self.by_relayed.contains_key(&peer) { self.config.outward(peer) } else { peer };
+        let found = self.by_relayed.get(&relayed).copied();
+        let found = found.and_then(|index| Some((index, self.allocations.get(index)?.as_ref()?)));
+        let Some((index, allocation)) = found else {
             self.counters.add(Count::NoAllocation, count);
             return;
         };
@@ -121,6 +153,9 @@ impl Server {
             return;
         }
         let (to, channel) = (allocation.tuple, allocation.channel_of(peer, now.at));
+        if !self.may_carry(now, index, train.bytes.len(), train.datagrams().count()) {
+            return;
+        }
         match channel {
             Some(number) => self.send_on_channel(to, number, train),
             None => self.send_as_indications(to, peer, train),
@@ -149,7 +184,7 @@ impl Server {
     fn send_as_indications(&mut self, to: Tuple, peer: SocketAddr, train: Train<'_>) {
         let is_stream = matches!(to.link, Link::Stream(_));
         let indication = |payload: &[u8]| {
-            // Nobody answers to an indication, so that its transaction id says nothing (RFC 8489 §6).
+            // Nobody answers to an indication: RFC 8489 §6 has its id drawn, which would cost more than all else here and say nothing.
             let mut out = Writer::new(Class::Indication, method::DATA, Transaction::default());
             out.put_address(kind::XOR_PEER_ADDRESS, peer).put(kind::DATA, payload);
             out.finish()
@@ -200,7 +235,8 @@ impl Trains {
         let (bytes, count) = (std::mem::take(&mut self.bytes), std::mem::take(&mut self.count));
         if count > 0 {
             let segment = if count > 1 { self.segment } else { 0 };
-            self.done.push(Transmit { from: Side::Client(self.to.link), to: self.to.client, bytes, segment, ecn: self.ecn });
+            let (from, to, ecn) = (Side::Client(self.to.link), self.to.client, self.ecn);
+            self.done.push(Transmit { from, to, bytes, segment, ecn, whole: false });
         }
     }
 

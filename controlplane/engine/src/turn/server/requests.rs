@@ -3,7 +3,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::super::allocation::{Allocation, ChannelError, Family, Relayed};
-use super::super::allowed::Verdict;
+use super::super::allowed::{Verdict, is_tunnelled};
 use super::super::link::Tuple;
 use super::super::{channel, method};
 use super::admission::Known;
@@ -86,7 +86,6 @@ impl Server {
         outside: &mut Outside<'_>,
     ) -> Granted {
         let (of_method, needs_allocation): (&[u16], bool) = match message.method {
-            // All that is sent goes out with the bit "don't fragment" set, so that DONT-FRAGMENT asks for nothing.
             method::ALLOCATE => (
                 &[
                     kind::REQUESTED_TRANSPORT,
@@ -136,12 +135,16 @@ impl Server {
             let is_repeat = allocation.transaction == message.transaction && *allocation.identity == *known.identity;
             return if is_repeat { Ok(self.allocated(now, from, message, None)) } else { Err(Refusal::Mismatch) };
         }
+        // RFC 8656 §21.4.
+        if is_tunnelled(from.client.ip()) {
+            return Err(Refusal::Forbidden);
+        }
         let wanted = self.wanted(message)?;
-        let mine = self.by_identity.get(known.identity).copied().unwrap_or_default();
+        let mine = self.by_identity.get(known.identity).map_or(0, |owner| owner.allocations);
         if mine >= self.config.of_identity_max {
             return Err(Refusal::Quota);
         }
-        if self.by_tuple.len() >= self.config.total_max {
+        if self.draining || self.by_tuple.len() >= self.config.total_max {
             return Err(Refusal::Capacity);
         }
         let until = now.at + Duration::from_secs(life(message).max(LIFE_DEFAULT).into());
@@ -201,17 +204,13 @@ impl Server {
         let ip = self.config.relayed(family)?;
         let (low, high) = (u32::from(*self.config.ports.start()), u32::from(*self.config.ports.end()));
         let count = (high + 1).saturating_sub(low).max(1);
-        for _ in 0..TURN_PORTS_TRIED_MAX {
-            let port = low + outside.random.u32() % count;
-            let at = SocketAddr::new(ip, u16::try_from(port).ok()?);
-            if even && !port.is_multiple_of(2) {
-                continue;
-            }
-            if !self.by_relayed.contains_key(&at) && (outside.open)(at) {
-                return Some(at);
-            }
-        }
-        None
+        let drawn: [u32; TURN_PORTS_TRIED_MAX] = std::array::from_fn(|_| outside.random.u32() % count);
+        // Where most are taken, all others are looked at in turn; what somebody else on this machine has is tried so often only.
+        let in_turn = (0..count).map(|more| (drawn[0] + more) % count);
+        let ports = drawn.into_iter().chain(in_turn).map(|offset| low + offset).filter(|port| !even || port.is_multiple_of(2));
+        let places = ports.filter_map(|port| Some(SocketAddr::new(ip, u16::try_from(port).ok()?)));
+        let mut free = places.filter(|at| !self.by_relayed.contains_key(at)).take(2 * TURN_PORTS_TRIED_MAX);
+        free.find(|at| (outside.open)(*at))
     }
 
     /// The answer to Allocate.
@@ -220,7 +219,7 @@ impl Server {
         let relayed = self.allocation(from).map(|(_, allocation)| allocation.relayed).unwrap_or_default();
         let mut left = Duration::ZERO;
         for relayed in relayed.iter().flatten() {
-            out.put_address(kind::XOR_RELAYED_ADDRESS, relayed.at);
+            out.put_address(kind::XOR_RELAYED_ADDRESS, self.config.outward(relayed.at));
             left = left.max(relayed.until.saturating_duration_since(now.at));
         }
         out.put(kind::LIFETIME, &u32::try_from(left.as_secs()).unwrap_or(LIFE_LONGEST).to_be_bytes());
@@ -292,6 +291,10 @@ impl Server {
     fn bind_channel(&mut self, now: Now, from: Tuple, message: &Message<'_>) -> Granted {
         let (_, allocation) = self.allocation(from).ok_or(Refusal::Mismatch)?;
         let peer = self.check_peer(allocation, message.address(kind::XOR_PEER_ADDRESS))?;
+        // No packet can go there. Permissions are of addresses alone (RFC 8656 §9).
+        if peer.port() == 0 {
+            return Err(Refusal::BadRequest);
+        }
         let number = message.fixed::<4>(kind::CHANNEL_NUMBER).map(|[high, low, ..]| u16::from_be_bytes([high, low]));
         let number = number.filter(|number| channel::is_channel(*number)).ok_or(Refusal::BadRequest)?;
         let allocation = self.allocation_mut(from).ok_or(Refusal::Mismatch)?;

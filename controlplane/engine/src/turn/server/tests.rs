@@ -8,6 +8,7 @@ use crate::testing::instant;
 
 mod errors;
 mod flood;
+mod limits;
 mod payload;
 
 const SECRET: &[u8] = b"a secret of both";
@@ -92,7 +93,7 @@ impl Bench {
     }
 
     fn with(change: impl FnOnce(&mut Config)) -> Bench {
-        let relayed = vec![socket("203.0.114.1:0").ip(), socket("[2606:4700::1]:0").ip()];
+        let relayed = vec![socket("203.0.114.1:0").ip().into(), socket("[2606:4700::1]:0").ip().into()];
         let mut config = Config::new(Secret::copy_of(SECRET), relayed);
         change(&mut config);
         let server = Server::new(config, instant(), &mut |out: &mut [u8]| out.fill(3));

@@ -1,6 +1,6 @@
 //! What a client makes of what its relays say, in virtual time.
 
-use adit_proto::relay::{Kind, LeftReason, RoomName, SUBPROTOCOL};
+use adit_proto::relay::{Kind, LeftReason, RoomName, STUN_KEY_LEN, SUBPROTOCOL};
 
 use super::*;
 use crate::testing::{Dice, start};
@@ -28,7 +28,7 @@ fn registered(relays: usize) -> State {
 }
 
 fn register(state: &mut State, ms: u64, relay: usize) {
-    let welcome = Welcome { observed: "192.0.2.1:5".parse().unwrap(), stun_key: [0; 16], rooms: vec![lab()] };
+    let welcome = Welcome { observed: "192.0.2.1:5".parse().unwrap(), stun_key: [0; STUN_KEY_LEN], rooms: vec![lab()] };
     state.handle_registered(at(ms), relay, "place".to_owned(), welcome);
 }
 

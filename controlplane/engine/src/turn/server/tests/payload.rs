@@ -21,7 +21,14 @@ fn a_train_of_channel_data_goes_on_as_one_train() {
     let bytes = channel_train(40, 1000, 17);
     let sent = bench.client_sends(client.tuple, Train { bytes: &bytes, segment: 1004, ecn: 1 });
     let payload: Vec<u8> = (0..40).flat_map(|n| vec![n; if n == 39 { 17 } else { 1000 }]).collect();
-    let whole = Transmit { from: Side::Relayed(relayed), to: socket("8.8.8.8:4500"), bytes: payload, segment: 1000, ecn: 1 };
+    let whole = Transmit {
+        from: Side::Relayed(relayed),
+        to: socket("8.8.8.8:4500"),
+        bytes: payload,
+        segment: 1000,
+        ecn: 1,
+        whole: false,
+    };
     assert_eq!(sent, [whole]);
     assert_eq!((bench.count(Count::ToPeers), bench.count(Count::ToPeersBytes)), (40, 39_017));
 }
@@ -32,7 +39,7 @@ fn a_train_from_a_peer_comes_as_one_train_of_channel_data() {
     let payload: Vec<u8> = (0..40).flat_map(|n| vec![n; if n == 39 { 17 } else { 1000 }]).collect();
     let sent = bench.peer_sends(relayed, "8.8.8.8:4500", Train { bytes: &payload, segment: 1000, ecn: 3 });
     let (bytes, from) = (channel_train(40, 1000, 17), Side::Client(client.tuple.link));
-    assert_eq!(sent, [Transmit { from, to: client.tuple.client, bytes, segment: 1004, ecn: 3 }]);
+    assert_eq!(sent, [Transmit { from, to: client.tuple.client, bytes, segment: 1004, ecn: 3, whole: false }]);
 }
 
 #[test]
@@ -70,18 +77,23 @@ fn what_differs_in_a_train_goes_apart_and_in_order() {
 #[test]
 fn indications_serve_peers_without_a_channel() {
     let (mut bench, client, relayed) = with_channel();
-    let send = |peer: &str| {
+    let send = |peer: &str, whole: bool| {
         let mut out = Writer::new(Class::Indication, method::SEND, [1; 12]);
         put_peer(&mut out, peer);
-        out.put(kind::DATA, b"hello").put(kind::DONT_FRAGMENT, b"");
+        out.put(kind::DATA, b"hello");
+        if whole {
+            out.put(kind::DONT_FRAGMENT, b"");
+        }
         out.finish()
     };
-    let sent = bench.client_sends(client.tuple, Train::one(&send("8.8.8.8:99")));
-    assert_eq!(
-        sent,
-        [Transmit { from: Side::Relayed(relayed), to: socket("8.8.8.8:99"), bytes: b"hello".to_vec(), segment: 0, ecn: 0 }]
-    );
-    assert_eq!(bench.client_sends(client.tuple, Train::one(&send("9.9.9.9:99"))), []);
+    for whole in [false, true] {
+        let sent = bench.client_sends(client.tuple, Train::one(&send("8.8.8.8:99", whole)));
+        let (from, to) = (Side::Relayed(relayed), socket("8.8.8.8:99"));
+        assert_eq!(sent, [Transmit { from, to, bytes: b"hello".to_vec(), segment: 0, ecn: 0, whole }]);
+    }
+    for nowhere in ["9.9.9.9:99", "8.8.8.8:0"] {
+        assert_eq!(bench.client_sends(client.tuple, Train::one(&send(nowhere, false))), [], "{nowhere}");
+    }
     let sent = bench.peer_sends(relayed, "8.8.8.8:99", Train { bytes: b"onetwothr", segment: 3, ecn: 0 });
     let [sent] = &sent[..] else { panic!("{sent:?}") };
     assert_eq!((sent.bytes.len(), sent.segment), (3 * 40, 40));
@@ -131,6 +143,39 @@ fn over_a_stream_channel_data_is_padded() {
 }
 
 #[test]
+fn an_empty_datagram_passes_both_ways() {
+    let (mut bench, client, relayed) = with_channel();
+    let sent = bench.client_sends(client.tuple, Train::one(b"\x40\x01\x00\x00"));
+    assert_eq!(sent.iter().map(|sent| sent.bytes.len()).collect::<Vec<_>>(), [0]);
+    let sent = bench.peer_sends(relayed, "8.8.8.8:4500", Train::one(b""));
+    assert_eq!(sent.iter().map(|sent| &sent.bytes[..]).collect::<Vec<_>>(), [b"\x40\x01\x00\x00"]);
+}
+
+#[test]
+fn behind_a_nat_one_to_one_the_outer_address_is_told_and_clients_meet_there() {
+    let (inner, outer) = (socket("10.0.0.5:0").ip(), socket("203.0.114.9:0").ip());
+    let mut bench =
+        Bench::with(|config| *config = Config::new(Secret::copy_of(SECRET), vec![Lent { bind: inner, shown: outer }]));
+    let (a, b) = (bench.client("192.0.2.7:5000", "a"), bench.client("192.0.2.8:5000", "b"));
+    let (at_a, at_b) = (bench.allocate(&a), bench.allocate(&b));
+    let within = |at: SocketAddr| SocketAddr::new(inner, at.port());
+    assert_eq!((at_a.ip(), bench.opened.clone()), (outer, vec![within(at_a), within(at_b)]));
+    assert_eq!((bench.bind(&a, 0x4000, &at_b.to_string()), bench.permit(&b, &at_a.to_string())), (0, 0));
+    // No packet of theirs has to come back through the NAT.
+    let sent = bench.client_sends(a.tuple, Train::one(b"\x40\x00\x00\x01x"));
+    assert_eq!(sent.iter().map(|sent| (sent.from, sent.to)).collect::<Vec<_>>(), [(Side::Relayed(within(at_a)), within(at_b))]);
+    let got = bench.peer_sends(within(at_b), &within(at_a).to_string(), Train::one(b"x"));
+    let shown = got.first().and_then(|got| Message::parse(&got.bytes).ok()?.address(kind::XOR_PEER_ADDRESS));
+    assert_eq!(shown, Some(at_a));
+    // Whatever else listens there is not reached, by neither address.
+    for (number, own) in [(1, "203.0.114.9:22"), (2, "10.0.0.5:22")] {
+        assert_eq!(bench.bind(&a, 0x4000 + number, own), 0);
+        let sent = bench.client_sends(a.tuple, Train::one(&[0x40, number as u8, 0, 1, 7]));
+        assert_eq!((sent, bench.count(Count::Forbidden)), (vec![], number.into()), "{own}");
+    }
+}
+
+#[test]
 fn two_clients_of_one_server_meet_and_its_other_ports_stay_closed() {
     let mut bench = Bench::new();
     let (a, b) = (bench.client("192.0.2.7:5000", "a"), bench.client("192.0.2.8:5000", "b"));
@@ -156,7 +201,7 @@ fn what_belongs_to_nobody_is_counted() {
     assert_eq!(bench.count(Count::NoAllocation), 3);
     assert_eq!(bench.client_sends(client.tuple, Train::one(b"\x40\x01\x00\x09short")), []);
     assert_eq!(bench.client_sends(client.tuple, Train::one(b"")), []);
-    assert_eq!(bench.count(Count::Malformed), 1);
+    assert_eq!(bench.count(Count::Malformed), 2);
     assert_eq!(bench.peer_sends(relayed, "8.8.8.8:4500", Train::one(&vec![0; 65_504])), []);
     assert_eq!(bench.count(Count::TooLong), 1);
 }
