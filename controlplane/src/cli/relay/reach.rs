@@ -32,7 +32,8 @@ pub(super) async fn try_reach(stun: &[SocketAddr], grant: Option<&TurnGrant>, re
         match seen(*server).await {
             Ok(Some(mapped)) => report.well(format_args!("STUN at {server} sees this machine as {mapped}")),
             Ok(None) => {
-                report.wrong(format_args!("no answer of STUN at {server}: is UDP port {} let through on the way?", server.port()));
+                report
+                    .wrong(format_args!("no answer of STUN at {server}: is UDP port {} let through on the way?", server.port()));
             }
             // A machine without IPv6 is no fault of the relay.
             Err(error) => report.note(format_args!("STUN at {server} was not tried: {error:#}")),
