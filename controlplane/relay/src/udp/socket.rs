@@ -89,12 +89,13 @@ impl Socket {
     }
 
     fn keep_whole(&self, is_ipv4: bool, whole: bool) -> io::Result<()> {
-        Ok(match (is_ipv4, whole) {
-            (true, true) => set_ip_mtu_discover(&self.io, Ipv4PathMtuDiscovery::PROBE)?,
-            (true, false) => set_ip_mtu_discover(&self.io, Ipv4PathMtuDiscovery::DONT)?,
-            (false, true) => set_ipv6_mtu_discover(&self.io, Ipv6PathMtuDiscovery::PROBE)?,
-            (false, false) => set_ipv6_mtu_discover(&self.io, Ipv6PathMtuDiscovery::DONT)?,
-        })
+        let set = match (is_ipv4, whole) {
+            (true, true) => set_ip_mtu_discover(&self.io, Ipv4PathMtuDiscovery::PROBE),
+            (true, false) => set_ip_mtu_discover(&self.io, Ipv4PathMtuDiscovery::DONT),
+            (false, true) => set_ipv6_mtu_discover(&self.io, Ipv6PathMtuDiscovery::PROBE),
+            (false, false) => set_ipv6_mtu_discover(&self.io, Ipv6PathMtuDiscovery::DONT),
+        };
+        set.map_err(io::Error::from)
     }
 
     pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
