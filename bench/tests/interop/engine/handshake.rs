@@ -157,7 +157,8 @@ fn leave_half_open(pair: &Pair) -> Result<()> {
     endpoint.connect(now(), PEER)?;
     let first = endpoint.poll_transmit().context("an IKE_SA_INIT request")?;
     socket.set_read_timeout(Some(super::SOON))?;
-    socket.send_to(&first.payload, first.remote)?;
+    let hop = first.hop.udp().context("a way of UDP")?;
+    socket.send_to(&first.payload, hop.remote)?;
     socket.recv(&mut [0; 2000]).context("the answer")?;
     Ok(())
 }
