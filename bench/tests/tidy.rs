@@ -149,7 +149,6 @@ const TEXT_OF_BYTES: &[(&str, &str)] = &[
     ("controlplane/src/config/check/ike_section.rs", "a secret"),
     ("controlplane/src/dataplane/log.rs", "lines of the data plane, through the gate of log.rs"),
     ("controlplane/src/static_key.rs", "a secret"),
-    ("dataplane/channel/src/service.rs", "a name that the service manager has given, through the gate of log.rs"),
 ];
 
 /// The one place that writes the log of a gateway or a relay: whatever a line is made of, what does not show is escaped there.

@@ -62,8 +62,10 @@ fn as_nobody(lab: &Lab, capabilities: &[&str]) -> Result<Command> {
     let original = adit_bench::lab::binary("adit-dataplane")?.display().to_string();
     edit(lab.a(), &original, &format!("{dir}/adit-dataplane"))?;
     let sets: String = capabilities.iter().map(|name| format!(",+{name}")).collect();
-    let mut command = lab.a().netns.command("setpriv");
-    command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+    let mut command = lab.a().netns.command("unshare");
+    // Whoever may open it on this machine, there it is for all, as udev makes it.
+    let device = "mount -t tmpfs none /dev/net && mknod -m 666 /dev/net/tun c 10 200 && exec setpriv \"$@\"";
+    command.args(["--mount", "sh", "-c", device, "sh", "--reuid=65534", "--regid=65534", "--clear-groups"]);
     command.args(["inh-caps", "ambient-caps", "bounding-set"].map(|which| format!("--{which}=-all{sets}"))).arg("--");
     command.arg(lab.dir().join("adit")).args(["run", "-c"]).arg(&lab.a().config);
     Ok(command)

@@ -96,7 +96,7 @@ fn a_selector_that_the_data_plane_refuses_is_told_and_given_again() -> Result<()
     let add = |n| Command::SelectorAdd { peer: PeerId(0), selector: knots(n) };
     command(&lab, &(0..SELECTOR_OVERLAPS_MAX).map(add).collect::<Vec<_>>())?;
     lab.gateways[0].start_control()?;
-    lab.wait_until_up()?;
+    wait_until("the new control plane answers", SOON, || Ok(lab.a().status().is_ok())).with_context(|| lab.logs())?;
     let one = "{ local: 10.77.0.1, remote: 10.77.0.2 }";
     edit(lab.a(), one, &format!("{one}, {{ local: 10.77.0.1, remote: 10.79.0.128 }}"))?;
     let one = "{ local: 10.77.0.2, remote: 10.77.0.1 }";
