@@ -97,6 +97,7 @@ const NOT_QUICK: &[&str] = &[
     "peers",
     "punts",
     "stop",
+    "streams",
     "tap_read",
     "tap_steering",
     "tap_write",

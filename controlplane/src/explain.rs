@@ -35,18 +35,7 @@ fn write(out: &mut String, explanation: &Explanation) -> std::fmt::Result {
     if let Some(remedy) = &explanation.remedy {
         writeln!(out, "remedy:  {remedy}")?;
     }
-    for overlap in &explanation.overlaps {
-        writeln!(out, "overlap: {overlap}")?;
-    }
-    if let Some(way) = &explanation.way {
-        writeln!(out, "way:     {way}")?;
-    }
-    for path in &explanation.paths {
-        writeln!(out, "path:    {path}")?;
-    }
-    for drops in &explanation.drops {
-        writeln!(out, "dropped: {drops}")?;
-    }
+    ways(out, explanation)?;
     for missing in &explanation.missing {
         let why = missing.cause.as_deref().unwrap_or("nobody has asked for it yet");
         let again = missing.retry_in_s.map(|retry| format!("; again in {retry} s")).unwrap_or_default();
@@ -90,6 +79,23 @@ fn write(out: &mut String, explanation: &Explanation) -> std::fmt::Result {
         writeln!(out, "{gap}agreed on {what}: {chosen}")?;
     }
     unauthenticated(out, explanation)
+}
+
+/// By which way packets go, and what is wrong with the ways.
+fn ways(out: &mut String, explanation: &Explanation) -> std::fmt::Result {
+    for overlap in &explanation.overlaps {
+        writeln!(out, "overlap: {overlap}")?;
+    }
+    if let Some(way) = &explanation.way {
+        writeln!(out, "way:     {way}")?;
+    }
+    for path in &explanation.paths {
+        writeln!(out, "path:    {path}")?;
+    }
+    for drops in &explanation.drops {
+        writeln!(out, "dropped: {drops}")?;
+    }
+    Ok(())
 }
 
 /// Who wanted to connect and could not be told to be anybody.

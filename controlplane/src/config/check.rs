@@ -60,8 +60,7 @@ impl<'a> Check<'a> {
         let name = name.and_then(|name| self.gateway_name("name", name)).unwrap_or_default();
         let listen_at = root.listen.as_ref().map_or(top, |listen| listen.at);
         let (listen, listen_interface) = self.listen(root.listen, top).unzip();
-        let underlay_mtu = self.underlay_mtu(root.underlay_mtu);
-        let dscp = self.dscp(root.dscp);
+        let (underlay_mtu, dscp) = (self.underlay_mtu(root.underlay_mtu), self.dscp(root.dscp));
         let mss_clamp = self.mss_clamp(root.mss_clamp, mode);
         let oversize = self.choice("oversize", root.oversize, &Oversize::ALL, Oversize::name);
         let dataplane = self.dataplane(root.dataplane.unwrap_or_default());
@@ -75,9 +74,8 @@ impl<'a> Check<'a> {
         };
         let own_key = root.ike.as_ref().and_then(|ike| ike.key_file.as_ref()).map(|text| text.at);
         let ike = self.ike(root.ike.unwrap_or_default(), &name);
-        let listen_with_place = listen.map(|listen| (listen, listen_at));
-        let (workers, has_relay) = (dataplane.workers, root.relay.is_some());
-        let around = peers::Around { name: &name, listen: listen_with_place, own_key, workers, mode, has_relay };
+        let (workers, has_relay, listening) = (dataplane.workers, root.relay.is_some(), listen.map(|listen| (listen, listen_at)));
+        let around = peers::Around { name: &name, listen: listening, own_key, workers, mode, has_relay };
         let peers = self.peers(raw_peers, around);
         self.judge_selectors(&peers);
         let interface = self.interface(root.interface, top, &name, (mode, underlay_mtu, listen), &peers);
