@@ -60,8 +60,8 @@ const UNSAFE: &[&str] = &[
     "dataplane/tests/support/mod.rs",
 ];
 
-/// What each crate may depend on among ours, its tests included: `adit-sim` is for tests alone. Never controlplane → dataplane, never
-/// anything → bench.
+/// What each crate may depend on among ours, its tests included: `adit-sim` is what tests of several crates have in common, the NAT of the
+/// simulator among it, and only bench, which is for tests itself, has it otherwise. Never controlplane → dataplane, never anything → bench.
 const LAYERS: &[(&str, &[&str])] = &[
     ("proto", &[]),
     ("dataplane/channel", &["adit-proto"]),
@@ -73,8 +73,20 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("controlplane/engine/sim", &["adit-proto", "adit-engine"]),
     ("controlplane/relay", &["adit-proto", "adit-engine"]),
     ("controlplane", &["adit-proto", "adit-channel", "adit-devices", "adit-engine", "adit-relay"]),
-    ("controlplane/ipsec", &["adit-proto", "adit-engine", "adit-esp"]),
-    ("bench", &["adit-proto", "adit-channel", "adit-esp", "adit-dataplane", "adit-engine", "adit-ipsec", "adit-controlplane"]),
+    ("controlplane/ipsec", &["adit-proto", "adit-engine", "adit-esp", "adit-sim"]),
+    (
+        "bench",
+        &[
+            "adit-proto",
+            "adit-channel",
+            "adit-esp",
+            "adit-dataplane",
+            "adit-engine",
+            "adit-sim",
+            "adit-ipsec",
+            "adit-controlplane",
+        ],
+    ),
 ];
 
 /// The test executables that `make quick` leaves out.
@@ -272,33 +284,36 @@ fn layers_point_one_way() {
     complain(faults);
 }
 
+/// The crates that `cargo tree` names.
+fn tree(words: &[&str]) -> BTreeSet<String> {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let mut command = Command::new(cargo);
+    command.args(["tree", "--locked", "--offline", "--prefix", "none", "--format", "{p}"]).args(words).current_dir(root());
+    let tree = command.output().expect("cargo can be run");
+    assert!(tree.status.success(), "{}", String::from_utf8_lossy(&tree.stderr));
+    let text = String::from_utf8_lossy(&tree.stdout);
+    text.lines().filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect()
+}
+
 /// Who uses the library builds no web server, no command line, no metrics and no netlink.
 #[test]
 fn the_library_stays_small() {
     const CRATES_MAX: usize = 90;
-    let tree = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()))
-        .args([
-            "tree",
-            "--locked",
-            "--offline",
-            "--package",
-            "adit-ipsec",
-            "--edges",
-            "normal",
-            "--prefix",
-            "none",
-            "--format",
-            "{p}",
-        ])
-        .current_dir(root())
-        .output()
-        .expect("cargo can be run");
-    assert!(tree.status.success(), "{}", String::from_utf8_lossy(&tree.stderr));
-    let text = String::from_utf8_lossy(&tree.stdout);
-    let crates: BTreeSet<&str> = text.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    let crates = tree(&["--package", "adit-ipsec", "--edges", "normal"]);
     assert!(crates.contains("adit-engine") && crates.len() < CRATES_MAX, "{} crates: {crates:?}", crates.len());
-    let banned = ["axum", "clap", "prometheus", "rtnetlink", "hyper", "adit-controlplane", "adit-channel"];
+    let banned = ["axum", "clap", "prometheus", "rtnetlink", "hyper", "adit-controlplane", "adit-channel", "adit-sim"];
     complain(banned.iter().filter(|name| crates.contains(**name)).map(|name| format!("adit-ipsec builds {name}")).collect());
+}
+
+/// Tests of all crates may have the simulator. What people run has it not, by whatever way; bench is no such thing, and nobody's
+/// dependency.
+#[test]
+fn the_simulator_is_part_of_nothing_but_tests() {
+    let users = |edges| tree(&["--workspace", "--invert", "adit-sim", "--edges", edges]);
+    let built = users("normal,build");
+    assert_eq!(built, ["adit-bench", "adit-sim"].map(str::to_owned).into());
+    let tested = users("all");
+    assert!(["adit-engine", "adit-ipsec"].iter().all(|name| tested.contains(*name)), "{tested:?}");
 }
 
 #[test]

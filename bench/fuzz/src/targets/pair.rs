@@ -1,27 +1,22 @@
 //! Two engines that talk to each other, and nothing between them: what is in flight is delivered by hand.
+//!
+//! They are configured as the simulator's pair is (`adit_sim::peer`), with one algorithm of each kind, so that what the corpora change is
+//! where it was. Its world is not used: there a datagram arrives at its time, here when the input says so, or never.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use adit_engine::auth::{LocalAuth, Psk, RemoteAuth};
-use adit_engine::crypto::{KeyExchangeMethod, Prf, Secret};
+use adit_engine::crypto::{KeyExchangeMethod, Prf};
 use adit_engine::ike::{
-    Backoff, BootClock, ChildConfig, ChildProposal, Endpoint, EndpointConfig, EsnPolicy, Event, IkeProposal, Lifetime, Mode, Now,
-    PeerConfig, PeerId, Share,
+    BootClock, ChildConfig, ChildProposal, Endpoint, EndpointConfig, EsnPolicy, Event, IkeProposal, Now, PeerConfig,
 };
 use adit_engine::path::Arrival;
-use adit_proto::ike::{AddressRange, ExchangeType, Header, IpSelector};
+use adit_proto::ike::{ExchangeType, Header};
 use adit_proto::suite::Suite;
+pub use adit_sim::{A, B, PEER};
 
-pub const A: usize = 0;
-pub const B: usize = 1;
-/// The number of the only peer of each gateway.
-pub const PEER: PeerId = PeerId(7);
-
-const NAMES: [&str; 2] = ["a.example.org", "b.example.org"];
-const ADDRESSES: [&str; 2] = ["192.0.2.1:4500", "192.0.2.2:4500"];
 const UNIX: u64 = 1_800_000_000;
 const BOOT_MS: u64 = 1_000_000;
 
@@ -56,17 +51,12 @@ impl Kind {
     }
 
     pub fn endpoint(self, node: usize) -> EndpointConfig {
-        EndpointConfig {
-            crash_secrets: vec![Secret::copy_of(&[node as u8 + 1; 32])],
-            datagram_max: if self.small() { 400 } else { EndpointConfig::default().datagram_max },
-            key_log: true,
-            ..EndpointConfig::default()
-        }
+        let config = adit_sim::endpoint_config(node as u8 + 1);
+        EndpointConfig { datagram_max: if self.small() { 400 } else { config.datagram_max }, key_log: true, ..config }
     }
 
     /// The other gateway, as `node` is configured to see it.
     pub fn peer(self, node: usize) -> PeerConfig {
-        let psk = Psk::from_text("a secret that is long enough for a test").expect("a key");
         let ml_kem = vec![vec![Some(KeyExchangeMethod::MlKem768)]];
         let proposal = IkeProposal {
             suites: vec![Suite::Aes256Gcm],
@@ -80,51 +70,19 @@ impl Kind {
             additional: Vec::new(),
             esn: EsnPolicy::Prefer,
         };
-        let nets = [[10, 1, 0, 0], [10, 2, 0, 0]].map(|[a, b, ..]: [u8; 4]| {
-            IpSelector::any_of(AddressRange::V4 { first: [a, b, 0, 0].into(), last: [a, b, 255, 255].into() })
-        });
-        let (mode, [local, remote]) = match self.ethernet() {
-            true => (Mode::Ethernet, [Vec::new(), Vec::new()]),
-            false => (Mode::Tunnel, [vec![nets[node]], vec![nets[1 - node]]]),
-        };
+        let child = if self.ethernet() { adit_sim::ethernet() } else { adit_sim::tunnel(node) };
         PeerConfig {
-            name: NAMES[1 - node].into(),
-            initiate: node == A,
-            respond: true,
-            local: Some(address(node)),
-            remotes: vec![address(1 - node)],
-            awaits_remotes: false,
-            from: adit_engine::path::Origin::Anywhere,
-            local_id: NAMES[node].parse().expect("an identity"),
-            remote_id: NAMES[1 - node].parse().expect("an identity"),
-            local_auth: LocalAuth::Psk(psk.clone()),
-            remote_auth: RemoteAuth::Psk(psk),
             proposals: vec![proposal],
-            children: vec![ChildConfig {
-                name: "net".into(),
-                mode,
-                proposals: vec![esp],
-                local,
-                remote,
-                pairs: Vec::new(),
-                lifetime: Lifetime::CHILD,
-                lanes: self.lanes(),
-            }],
-            ike_lifetime: Lifetime::IKE,
-            reauth_after: Duration::ZERO,
-            ppk: None,
-            dpd: Duration::from_secs(30),
-            keepalive: Duration::from_secs(20),
-            force_encapsulation: false,
+            children: vec![ChildConfig { name: "net".into(), proposals: vec![esp], lanes: self.lanes(), ..child }],
             mobike: self.mobike(),
-            backoff: Backoff::default(),
-            share: Share::default(),
+            ..adit_sim::peer(node)
         }
     }
 }
 
+/// The address that `adit_sim::peer` gives to an end.
 pub fn address(node: usize) -> SocketAddr {
-    ADDRESSES[node].parse().expect("an address")
+    ([192, 0, 2, node as u8 + 1], 4500).into()
 }
 
 /// Numbers that are the same in every run (SplitMix64), so that SPIs and nonces are.

@@ -26,7 +26,7 @@ pub use gate::Gate;
 pub use ledger::{Ledger, Missing};
 pub use link::{LinkMtu, Relay, TooBig};
 pub use load::{Esp, Load, describe};
-pub use nat::{Allocation, Behaviour, Nat, NatConfig};
+pub use nat::{Allocation, Behaviour, Nat, NatConfig, Pooling};
 pub use node::Node;
 pub use pair::{pair, pair_with};
 pub use rng::Rng;

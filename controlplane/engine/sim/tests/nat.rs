@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use adit_sim::{Allocation, Behaviour, Nat, NatConfig, Rng};
+use adit_sim::{Allocation, Behaviour, Nat, NatConfig, Pooling, Rng};
 use proptest::prelude::*;
 
 #[expect(clippy::disallowed_methods, reason = "virtual time has to begin at some instant")]
@@ -176,4 +176,40 @@ fn what_is_switched_off_and_on_has_forgotten() {
     nat.forget();
     assert!(nat.is_empty() && nat.inbound(at(0), remote(1, 500), 40_000).is_none());
     assert_eq!(nat.outbound(at(0), inside(1, 500), remote(1, 500), &mut rng).unwrap().port(), 40_001);
+}
+
+/// RFC 4787 REQ-2: of several outside addresses a host has one, or now this and now that one.
+#[test]
+fn paired_hosts_have_one_address_and_others_several() {
+    for pooling in [Pooling::Paired, Pooling::Arbitrary] {
+        let more: Vec<std::net::IpAddr> = (2..5).map(|last| [198, 51, 100, last].into()).collect();
+        let config = NatConfig { pooling, more, hairpin: false, ..NatConfig::usual(outside()) };
+        let (mut nat, mut rng) = (Nat::new(config), Rng::new(1));
+        let mut addresses = BTreeSet::new();
+        for host in 1..40 {
+            let seen: Vec<SocketAddr> =
+                (0..20).map(|n| nat.outbound(at(0), inside(host, 5000 + n), remote(1, 1), &mut rng).unwrap()).collect();
+            let of_host: BTreeSet<_> = seen.iter().map(|seen| seen.ip()).collect();
+            assert_eq!(of_host.len() == 1, pooling == Pooling::Paired, "{host}: {of_host:?}");
+            for (n, seen) in (0..20).zip(seen) {
+                assert_eq!(nat.inbound_at(at(0), remote(1, 1), seen), Some(inside(host, 5000 + n)));
+                assert_eq!(nat.inbound_at(at(0), seen, seen), None, "all of its addresses are its own");
+            }
+            addresses.extend(of_host);
+        }
+        assert_eq!(addresses.len(), 4, "all addresses are used");
+    }
+}
+
+/// RFC 5508 REQ-4: what is told about a mapping passes every filter, and keeps none alive.
+#[test]
+fn what_is_told_about_a_mapping_is_no_use_of_it() {
+    let idle = Some(Duration::from_secs(10));
+    let mut nat = Nat::new(NatConfig { idle, ..NatConfig::symmetric(outside()) });
+    let seen = nat.outbound(at(0), inside(1, 500), remote(1, 500), &mut Rng::new(1)).unwrap();
+    assert_eq!(nat.who_has(at(9), seen), Some(inside(1, 500)));
+    assert_eq!(nat.seen_as(at(9), inside(1, 500), remote(1, 500)), Some(seen));
+    assert_eq!(nat.seen_as(at(9), inside(1, 500), remote(1, 501)), None, "another mapping, which nobody has made");
+    assert_eq!(nat.who_has(at(10), seen), None);
+    assert_eq!(nat.seen_as(at(10), inside(1, 500), remote(1, 500)), None);
 }

@@ -1,11 +1,13 @@
-//! A network in between that can be cut, loses, doubles and swaps datagrams, and is a NAT that forgets. Like a NAT it lets nothing in
-//! but from the address that was asked.
+//! A network in between that can be cut, loses, doubles and swaps datagrams, and is a NAT that forgets: the simulator's, with a socket
+//! for each port that it gives.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
+use adit_sim::{Allocation, Nat, NatConfig, Rng};
 use tokio::net::UdpSocket;
 
 use crate::support::any;
@@ -86,24 +88,23 @@ impl Drop for Relay {
 }
 
 async fn run(inside: UdpSocket, server: SocketAddr, state: Arc<State>) {
-    let mut outside = outside_for(server).await;
-    let mut client = None;
+    let mut translation = Translation::new().await;
     let (mut there, mut back) = (Weather::new(1), Weather::new(2));
     let (mut from_client, mut from_server) = (vec![0; 65_536], vec![0; 65_536]);
     loop {
         tokio::select! {
-            Ok((len, from)) = inside.recv_from(&mut from_client) => {
-                client = Some(from);
+            Ok((len, client)) = inside.recv_from(&mut from_client) => {
                 if state.rebind.swap(false, Relaxed) {
-                    outside = outside_for(server).await;
+                    translation.nat.forget();
                 }
+                translation.open(client, server).await;
                 state.look_at(&from_client[..len]);
                 for datagram in there.pass(&state, &from_client[..len]) {
-                    let _ = outside.send(&datagram).await;
+                    let _ = translation.outside.send_to(&datagram, server).await;
                 }
             }
-            Ok(len) = outside.recv(&mut from_server) => {
-                let Some(client) = client else { continue };
+            Ok((len, from)) = translation.outside.recv_from(&mut from_server) => {
+                let Some(client) = translation.admits(from) else { continue };
                 if state.no_auth_answers.load(Relaxed) && is_of(&from_server[..len], IKE_AUTH) {
                     state.auth_answers_kept.fetch_add(1, Relaxed);
                     continue;
@@ -116,11 +117,37 @@ async fn run(inside: UdpSocket, server: SocketAddr, state: Arc<State>) {
     }
 }
 
-/// A mapping of the NAT: connected, so that the kernel drops what comes from another address than the one that is asked.
-async fn outside_for(server: SocketAddr) -> UdpSocket {
-    let outside = UdpSocket::bind(any()).await.expect("a socket");
-    outside.connect(server).await.expect("a way to the server");
-    outside
+/// The NAT, and the socket that stands for the port that it gave to the only client.
+struct Translation {
+    nat: Nat,
+    rng: Rng,
+    port: u16,
+    outside: UdpSocket,
+}
+
+impl Translation {
+    async fn new() -> Translation {
+        let outside = UdpSocket::bind(any()).await.expect("a socket");
+        // So that after it has forgotten all it gives another port.
+        let allocation = Allocation::Step(1);
+        // Its address is seen by nobody: here all are on one machine.
+        let nat = Nat::new(NatConfig { allocation, ..NatConfig::usual([192, 0, 2, 1].into()) });
+        Translation { nat, rng: Rng::new(1), port: 0, outside }
+    }
+
+    /// The client sends to the server: what is seen there is another socket when the NAT gives another port.
+    async fn open(&mut self, client: SocketAddr, server: SocketAddr) {
+        let seen = self.nat.outbound(Instant::now(), client, server, &mut self.rng).expect("a free port");
+        if seen.port() != self.port {
+            self.port = seen.port();
+            self.outside = UdpSocket::bind(any()).await.expect("a socket");
+        }
+    }
+
+    /// To whom inside goes what comes from there.
+    fn admits(&mut self, from: SocketAddr) -> Option<SocketAddr> {
+        self.nat.inbound(Instant::now(), from, self.port)
+    }
 }
 
 fn is_of(datagram: &[u8], exchange: u8) -> bool {
