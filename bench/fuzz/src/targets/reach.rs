@@ -1,6 +1,6 @@
 //! STUN messages, and a TURN server between clients with and without credentials, peers and time.
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use adit_engine::crypto::Secret;
@@ -62,7 +62,8 @@ fn peer(number: u8) -> SocketAddr {
 
 impl Scene {
     fn new() -> Scene {
-        let relayed = vec![([203, 0, 114, 1]).into(), "2606:4700::1".parse().expect("an address")];
+        let relayed =
+            ["203.0.114.1", "2606:4700::1"].map(|address| address.parse::<IpAddr>().expect("an address").into()).to_vec();
         let mut config = Config::new(Secret::copy_of(SECRET), relayed);
         config.nonce_life = Duration::from_secs(1 << 20);
         let began = Instant::now();

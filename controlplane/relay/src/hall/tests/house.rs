@@ -60,6 +60,7 @@ impl Seen {
             FromRelay::Replaced { wait_s } => Seen::Replaced(wait_s),
             FromRelay::Refused { what, .. } => Seen::Refused(what),
             FromRelay::Pong { id } => Seen::Pong(id),
+            FromRelay::Stun { .. } | FromRelay::Turn { .. } => panic!("the hall says nothing of STUN and TURN"),
         }
     }
 }
