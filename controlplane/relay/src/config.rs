@@ -15,6 +15,7 @@ use adit_proto::limits::RELAYS_OF_DRAIN_MAX;
 use adit_proto::relay::{HostPort, PeerKey, RoomName};
 use serde_yaml::Value;
 
+pub(crate) use reach::REALM;
 pub use reach::Reaching;
 use read::{Block, Reader, repeated, shown};
 pub use read::{Mistake, Mistakes};

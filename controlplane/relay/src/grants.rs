@@ -3,6 +3,7 @@
 //!
 //! The secret of which the passwords are made is drawn when the relay begins and is nowhere else: a relay that ends takes all that it has
 //! lent with it. Whoever leaves keeps what he was given until it ends by itself.
+
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime};
@@ -10,20 +11,17 @@ use std::time::{Duration, Instant, SystemTime};
 use adit_engine::crypto::Secret;
 use adit_engine::turn::credentials;
 use adit_proto::relay::{FromRelay, Password, PeerKey, Transport};
+use anyhow::Context;
 use zeroize::Zeroizing;
 
-use crate::config::Reaching;
-use crate::lobby::dice;
+use crate::config::{REALM, Reaching};
 use crate::reach::Reach;
 
-/// Named in challenges: the shorter, the sooner strangers get one.
-pub(crate) const REALM: &str = "adit";
-
 /// A secret that nobody knows.
-pub(crate) fn secret() -> Secret {
+pub(crate) fn secret() -> anyhow::Result<Secret> {
     let mut bytes = Zeroizing::new([0; 32]);
-    dice(&mut bytes[..]);
-    Secret::copy_of(&bytes[..])
+    aws_lc_rs::rand::fill(&mut bytes[..]).ok().context("the random number generator failed")?;
+    Ok(Secret::copy_of(&bytes[..]))
 }
 
 /// What is told.
@@ -112,7 +110,11 @@ mod tests {
 
     fn grants(life: Option<u64>) -> Grants {
         let at = "192.0.2.1:3478".parse().expect("an address");
-        let turn = |life| Turn { secret: secret(), life: Duration::from_secs(life), servers: vec![(Transport::UDP, at)] };
+        let turn = |life| Turn {
+            secret: secret().expect("random numbers"),
+            life: Duration::from_secs(life),
+            servers: vec![(Transport::UDP, at)],
+        };
         Grants { stun: vec![at], turn: life.map(turn) }
     }
 

@@ -12,6 +12,7 @@
 
 pub mod client;
 pub mod config;
+mod dice;
 pub mod drain;
 mod entrance;
 mod grants;

@@ -6,13 +6,16 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use adit_engine::stun::codec::Key;
 use adit_engine::stun::server::Name;
 use adit_proto::relay::{LeftReason, PeerKey, RoomName};
 use tokio::sync::Notify;
 
+use crate::dice::dice;
 use crate::hall::{ConnId, Event, Farewell, Hall, Newcomer, NotLetIn, Settings, Transmit};
 use crate::login::{Access, Pass, Refusal};
 use crate::names::Names;
+use crate::reach::Clients;
 
 /// How long the hall is left alone where it waits for nothing.
 const CALM: Duration = Duration::from_secs(60);
@@ -37,13 +40,6 @@ struct Bell {
     wake: Notify,
     /// It is to end, whatever is being written to it.
     abort: Notify,
-}
-
-/// The system's generator. It cannot fail once it has been seeded, and long before this it has made the keys of TLS.
-pub(crate) fn dice(out: &mut [u8]) {
-    if aws_lc_rs::rand::fill(out).is_err() {
-        out.fill(0);
-    }
 }
 
 impl Lobby {
@@ -205,5 +201,17 @@ impl Drop for Seat {
         self.lobby.with(|hall| hall.disconnect(Instant::now(), self.conn, LeftReason::GONE));
         self.lobby.inner().bells.remove(&self.conn);
         self.stun.iter().for_each(|name| self.lobby.names.remove(name));
+    }
+}
+
+impl Clients for Lobby {
+    fn key(&self, name: &Name) -> Option<Key> {
+        self.names.key(name)
+    }
+
+    fn is_at(&self, name: &Name, at: SocketAddr) {
+        if let Some(conn) = self.names.moved(name, at) {
+            self.udp(conn, at);
+        }
     }
 }

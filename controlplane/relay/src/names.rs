@@ -1,5 +1,6 @@
 //! The names under which clients ask by STUN, with their keys. They have a lock of their own, so that a flood of questions under false names
 //! does not hold up the hall.
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{PoisonError, RwLock};
@@ -9,8 +10,6 @@ use adit_engine::stun::server::Name;
 use adit_proto::relay::{STUN_KEY_LEN, STUN_NAME_LEN};
 
 use crate::hall::ConnId;
-use crate::lobby::Lobby;
-use crate::reach::Clients;
 
 /// One for each client that is connected.
 #[derive(Default)]
@@ -37,27 +36,15 @@ impl Names {
         self.0.write().unwrap_or_else(PoisonError::into_inner).remove(name);
     }
 
-    fn key(&self, name: &Name) -> Option<Key> {
+    pub(crate) fn key(&self, name: &Name) -> Option<Key> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).get(name).map(|entry| entry.key.clone())
     }
 
     /// Whose name it is, if it was not seen there before.
-    fn moved(&self, name: &Name, at: SocketAddr) -> Option<ConnId> {
+    pub(crate) fn moved(&self, name: &Name, at: SocketAddr) -> Option<ConnId> {
         let mut names = self.0.write().unwrap_or_else(PoisonError::into_inner);
         let entry = names.get_mut(name)?;
         let seen = entry.seen.get_mut(usize::from(at.is_ipv6()))?;
         (seen.replace(at) != Some(at)).then_some(entry.conn)
-    }
-}
-
-impl Clients for Lobby {
-    fn key(&self, name: &Name) -> Option<Key> {
-        self.names.key(name)
-    }
-
-    fn is_at(&self, name: &Name, at: SocketAddr) {
-        if let Some(conn) = self.names.moved(name, at) {
-            self.udp(conn, at);
-        }
     }
 }

@@ -23,11 +23,12 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use crate::config::Config;
+use crate::dice::dice;
 use crate::drain;
 use crate::entrance::{Admitted, Entrance, Place, is_shortage};
 use crate::grants::{self, Grants};
 use crate::http;
-use crate::lobby::{Lobby, dice};
+use crate::lobby::Lobby;
 use crate::login::{EXPORTER_LABEL, Exporter};
 use crate::quotas::{Door, TurnedAway};
 use crate::reach::{self, Reach};
@@ -81,7 +82,7 @@ fn parts(config: Config, tls: TlsAcceptor) -> (Live, Fixed) {
 
 /// STUN and TURN, as far as they are to be served, and what clients are told of them.
 fn reach(config: &Config, lobby: &Arc<Lobby>) -> anyhow::Result<(Option<Reach>, Grants)> {
-    let secret = grants::secret();
+    let secret = grants::secret()?;
     let settings = match &config.reach {
         Some(reach) => reach.settings(lobby.clone(), &config.credentials, &secret)?,
         None => None,

@@ -12,11 +12,11 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
+use crate::dice::dice;
 use crate::limits::{
     STREAM_ANSWER_BYTES_MAX, STREAM_HANDSHAKES_OF_NETWORK_PER_S, STREAM_HANDSHAKES_PER_S, STREAM_QUEUE_BYTES_MAX,
     STREAM_STRANGERS_MAX, STREAMS_MAX, STREAMS_OF_NETWORK_MAX,
 };
-use crate::lobby::dice;
 use crate::quotas::{Network, Rate, Share, Shares};
 
 /// Payload that has waited for so long is of no use any more.

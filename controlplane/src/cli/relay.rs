@@ -2,6 +2,7 @@
 
 mod check;
 mod reach;
+mod report;
 
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};

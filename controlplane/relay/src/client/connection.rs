@@ -16,8 +16,8 @@ use super::events::Delivery;
 use super::failure::{Cause, Failure};
 use super::open::{self, Opened, WebSocket};
 use super::plan::Attempt;
+use crate::dice::dice;
 use crate::limits::PINGS_WAITING_MAX;
-use crate::lobby::dice;
 use crate::quotas::{Rate, Share};
 
 /// How often a relay may ping us. Who does not take the answers is given up long before this is much.

@@ -14,7 +14,6 @@ use serde_yaml::Value;
 
 use super::Check;
 use super::read::{Block, shown};
-use crate::grants::REALM;
 use crate::limits::{
     ALLOCATIONS_ASKED_MAX, ALLOCATIONS_OF_CLIENT_ASKED_MAX, CREDENTIALS_SECONDS_MAX, CREDENTIALS_SECONDS_MIN, NETWORKS_MAX,
     STREAMS_MAX, STUN_ADDRESSES_MAX, TURN_RATE_ASKED_MAX,
@@ -22,6 +21,8 @@ use crate::limits::{
 use crate::reach::{Clients, Settings, Site, TurnSettings};
 use crate::tls::{self, Credentials};
 
+/// Named in challenges of TURN: the shorter, the sooner strangers get one.
+pub(crate) const REALM: &str = "adit";
 /// RFC 8489 §18.5, RFC 8656 §6.
 const PORT: u16 = 3478;
 const TLS_PORT: u16 = 5349;

@@ -60,7 +60,7 @@ fn stun_and_turn_have_what_a_user_expects_or_says() {
     let settings = |lines: &str| {
         let lobby = std::sync::Arc::new(crate::lobby::Lobby::new(Settings::default()));
         let credentials = Credentials::load(&dir.path().join("relay.crt"), &dir.path().join("relay.key")).unwrap();
-        reach(lines).unwrap().settings(lobby, &credentials, &crate::grants::secret()).unwrap().expect("addresses")
+        reach(lines).unwrap().settings(lobby, &credentials, &crate::grants::secret().unwrap()).unwrap().expect("addresses")
     };
     let at = |text: &str| Some(text.parse().unwrap());
     let usual = settings("stun: { listen: [192.0.2.1:3478, \"[2001:db8::1]:3478\"] }\nturn:\n");
@@ -85,11 +85,13 @@ fn stun_and_turn_have_what_a_user_expects_or_says() {
     assert_eq!((config.allowed.networks.len(), config.allowed.denied.len()), (1, 1));
 }
 
+/// A text, the key that is wrong in it, and what is said of it and of what to write instead.
+type Fault = (&'static str, &'static str, &'static str, &'static str);
+
 #[test]
 fn each_mistake_has_its_place_and_its_remedy() {
     let dir = directory();
-    let lab = "rooms:\n  lab: { token_file: lab.token }\n";
-    let table: &[(&str, &str, &str, &str)] = &[
+    let table: &[Fault] = &[
         ("", "listen", "names no address", "[::]:443"),
         ("listen: relay.example.org:443\n", "listen", "no address with a port", "IPv6 in brackets"),
         ("listen: [0.0.0.0:1, 0.0.0.0:1]\n", "listen[1]", "given twice", "nothing"),
@@ -125,6 +127,22 @@ fn each_mistake_has_its_place_and_its_remedy() {
         ("drain: { to: [relay2] }\n", "drain.to[0]", "names no relay", "relay2.example.org:443"),
         ("listen: 192.0.2.1:443\ndrain: { to: [192.0.2.1:443] }\n", "drain.to[0]", "is this relay", "relay2"),
         ("drain: { within_s: 99999 }\n", "drain.within_s", "out of range", "within_s: 3600"),
+        ("listen: a\nlisten: b\n", "", "this is not YAML", "listen:"),
+        ("a: [\n", "", "this is not YAML", "listen:"),
+    ];
+    let other = dir.path().join("other");
+    init::init(&other, "localhost").unwrap();
+    let certificate = std::fs::read(dir.path().join("relay.crt")).unwrap();
+    crate::secret_file::create(&dir.path().join("copy.crt"), &certificate, Readers::OwnerOnly).unwrap();
+    crate::secret_file::create(&dir.path().join("short.token"), b"short", Readers::OwnerOnly).unwrap();
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(dir.path().join("relay.crt"), std::fs::Permissions::from_mode(0o644)).unwrap();
+    each_is_found(dir.path(), table);
+}
+
+#[test]
+fn each_mistake_in_stun_and_turn_has_its_place_and_its_remedy() {
+    let table: &[Fault] = &[
         ("turn: { ports: 2000-3000 }\n", "turn", "stands without `stun`", "stun:"),
         ("stun: { listen: [] }\n", "stun.listen", "names no address", "auto"),
         ("stun: { listen: relay.example.org }\n", "stun.listen", "no address with a port", "203.0.113.1:3478"),
@@ -141,16 +159,13 @@ fn each_mistake_has_its_place_and_its_remedy() {
         ("stun: { listen: auto }\nturn: { allow: all }\n", "turn.allow", "no network", "10.0.0.0/8"),
         ("stun: { listen: auto }\nturn: { credentials_s: 1 }\n", "turn.credentials_s", "out of range", "credentials_s: 10"),
         ("stun: { listen: auto }\nturn: { tls: x }\n", "turn.tls", "no address with a port", "5349"),
-        ("listen: a\nlisten: b\n", "", "this is not YAML", "listen:"),
-        ("a: [\n", "", "this is not YAML", "listen:"),
     ];
-    let other = dir.path().join("other");
-    init::init(&other, "localhost").unwrap();
-    let certificate = std::fs::read(dir.path().join("relay.crt")).unwrap();
-    crate::secret_file::create(&dir.path().join("copy.crt"), &certificate, Readers::OwnerOnly).unwrap();
-    crate::secret_file::create(&dir.path().join("short.token"), b"short", Readers::OwnerOnly).unwrap();
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::set_permissions(dir.path().join("relay.crt"), std::fs::Permissions::from_mode(0o644)).unwrap();
+    each_is_found(directory().path(), table);
+}
+
+/// What the texts do not say is as it should be.
+fn each_is_found(directory: &Path, table: &[Fault]) {
+    let lab = "rooms:\n  lab: { token_file: lab.token }\n";
     for (text, key, what, write) in table {
         let mut whole = (*text).to_owned();
         let has = |name: &str| text.contains(&format!("{name}:"));
@@ -163,7 +178,7 @@ fn each_mistake_has_its_place_and_its_remedy() {
         if !has("rooms") {
             whole += lab;
         }
-        let mistakes = read(dir.path(), &whole).expect_err(text);
+        let mistakes = read(directory, &whole).expect_err(text);
         let found = mistakes.list.iter().find(|mistake| mistake.key == *key).unwrap_or_else(|| panic!("{text}: {mistakes}"));
         assert!(found.what.contains(what) && found.write.contains(write), "{text}: {mistakes}");
         assert!(!found.expected.is_empty(), "{text}: {mistakes}");

@@ -1,7 +1,6 @@
 //! `adit relay check`: registers at a relay as a gateway would, has a message passed to a second client, and says what works, what does not
 //! and what to do about it.
 
-use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -18,6 +17,7 @@ use clap::Args;
 use tokio::time::timeout;
 
 use super::reach::try_reach;
+use super::report::Report;
 
 /// So long is waited for one step. A way that is slower is of no use to a gateway.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -65,33 +65,12 @@ struct Place {
     proxy: ProxyChoice,
 }
 
-/// What was found out.
-pub(super) struct Report {
-    text: String,
-    all_well: bool,
-}
-
-impl Report {
-    pub(super) fn well(&mut self, what: impl std::fmt::Display) {
-        let _ = writeln!(self.text, "  ok     {what}");
-    }
-
-    pub(super) fn note(&mut self, what: impl std::fmt::Display) {
-        let _ = writeln!(self.text, "  -      {what}");
-    }
-
-    pub(super) fn wrong(&mut self, what: impl std::fmt::Display) {
-        self.all_well = false;
-        let _ = writeln!(self.text, "  WRONG  {what}");
-    }
-}
-
 /// Tries it. What is to be printed, and whether all is well.
 ///
 /// # Errors
 /// It cannot be tried at all.
 pub(super) fn run(check: &Check) -> anyhow::Result<(String, bool)> {
-    let mut report = Report { text: String::new(), all_well: true };
+    let mut report = Report::default();
     let places = places(check, &mut report)?;
     // Some threads: the answer to one client must not wait for the other.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
@@ -101,11 +80,11 @@ pub(super) fn run(check: &Check) -> anyhow::Result<(String, bool)> {
             Some(dir) => ClientKey::load(dir)?,
             None => ClientKey::generate()?,
         };
-        let _ = writeln!(report.text, "relay {}, room {}", place.relay.at, place.relay.rooms[0]);
+        report.place(format_args!("relay {}, room {}", place.relay.at, place.relay.rooms[0]));
         runtime.block_on(try_place(place, key, &mut report))?;
     }
     runtime.shutdown_background();
-    Ok((report.text, report.all_well))
+    Ok(report.end())
 }
 
 /// What is to be tried.

@@ -11,7 +11,7 @@ use anyhow::Context;
 use tokio::net::UdpSocket;
 use tokio::time::timeout;
 
-use super::check::Report;
+use super::report::Report;
 
 /// How often a question is asked, and how long each time an answer is waited for.
 const TIMES: usize = 4;

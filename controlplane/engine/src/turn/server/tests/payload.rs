@@ -152,7 +152,7 @@ fn an_empty_datagram_passes_both_ways() {
 }
 
 #[test]
-fn behind_a_nat_one_to_one_the_outer_address_is_told_and_clients_meet_there() {
+fn behind_a_nat_one_to_one_clients_meet_at_the_outer_address() {
     let (inner, outer) = (socket("10.0.0.5:0").ip(), socket("203.0.114.9:0").ip());
     let mut bench =
         Bench::with(|config| *config = Config::new(Secret::copy_of(SECRET), vec![Lent { bind: inner, shown: outer }]));
