@@ -54,11 +54,10 @@ impl Apart {
             fs::write(&gateway.config, apart.join("\n") + "\n" + &relay)?;
             gateway.netns.run("sysctl -qw net.ipv4.conf.all.rp_filter=0")?;
             let rules = format!(
-                "table inet firewall {{ chain input {{ type filter hook input priority 0; policy accept;
+                "table inet firewall {{\nchain input {{\ntype filter hook input priority 0; policy accept;
                     iifname {WAN} meta l4proto {{ icmp, ipv6-icmp }} accept
                     iifname {WAN} ct state established,related accept
-                    iifname {WAN} counter drop
-                }} }}\n"
+                    iifname {WAN} counter drop\n}}\n}}\n"
             );
             let file = lab.dir().join(format!("{}.nft", gateway.name));
             fs::write(&file, rules)?;

@@ -7,7 +7,8 @@
 //! ```
 //! Pure: [`hall`] (rooms, presence, introductions, passing on) with [`queue`] (what waits for one client), and [`quotas`] (who
 //! may have how much). Around it: [`config`] and [`init`]; [`tls`], [`login`] and [`key`], of which clients are made, too;
-//! [`server`] with what it needs. [`reach`] serves STUN and TURN, of which `grants` tells clients. At the other end: [`client`]. Numbers: [`limits`].
+//! [`server`] with what it needs. [`reach`] serves STUN and TURN, of which `grants` tells clients. At the other end: [`client`].
+//! Numbers: [`limits`].
 #![forbid(unsafe_code)]
 
 pub mod client;

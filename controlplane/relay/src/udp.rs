@@ -1,8 +1,8 @@
 //! The UDP sockets of STUN and TURN, and what is done with what comes there.
 //!
-//! Binding goes to the STUN server of its IP version, all else to the TURN server. They are state machines of the engine, each behind a lock that is held while
-//! one batch is handled and never while something is sent. A relayed address is a socket with a task of its own, from Allocate
-//! until the engine says that nobody has it any more.
+//! Binding goes to the STUN server of its IP version, all else to the TURN server. They are state machines of the engine, each behind
+//! a lock that is held while one batch is handled and never while something is sent. A relayed address is a socket with a task of its
+//! own, from Allocate until the engine says that nobody has it any more.
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};

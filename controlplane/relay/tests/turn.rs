@@ -19,6 +19,9 @@ const KEY: [u8; 16] = [9; 16];
 /// Longer than anything here may take on a machine that is busy with other things.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// Where the peers are: what the server itself has is closed to its clients.
+const PEER: &str = "127.0.0.3";
+
 fn local(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
 }
@@ -113,16 +116,16 @@ impl Drop for Running {
 
 /// turnutils_peer, which sends back what it gets, once it does.
 fn echo_peer(program: &Path) -> (Running, u16) {
-    let port = UdpSocket::bind(local(0)).and_then(|socket| socket.local_addr()).expect("a free port").port();
+    let port = UdpSocket::bind((PEER, 0)).and_then(|socket| socket.local_addr()).expect("a free port").port();
     let mut command = Command::new(program);
-    command.args(["-L", "127.0.0.1", "-p", &port.to_string()]).stdout(Stdio::null()).stderr(Stdio::null());
+    command.args(["-L", PEER, "-p", &port.to_string()]).stdout(Stdio::null()).stderr(Stdio::null());
     let running = Running(command.spawn().expect("it starts"));
-    let probe = UdpSocket::bind(local(0)).expect("a socket");
+    let probe = UdpSocket::bind((PEER, 0)).expect("a socket");
     probe.set_read_timeout(Some(Duration::from_millis(100))).expect("a timeout");
     let began = Instant::now();
     loop {
         // Until it listens, the kernel answers for it.
-        let _ = probe.send_to(b"there?", local(port));
+        let _ = probe.send_to(b"there?", (PEER, port));
         if probe.recv(&mut [0; 100]).is_ok() {
             return (running, port);
         }
@@ -140,7 +143,7 @@ fn credentials() -> (String, String) {
 /// Runs turnutils_uclient and gives what it says.
 async fn uclient(program: &Path, port: u16, peer: u16, password: &str, name: &str, more: &[&str]) -> String {
     let mut command = tokio::process::Command::new(program);
-    command.args(["-c", "-v", "-u", name, "-w", password, "-p", &port.to_string(), "-e", "127.0.0.1", "-r", &peer.to_string()]);
+    command.args(["-c", "-v", "-u", name, "-w", password, "-p", &port.to_string(), "-e", PEER, "-r", &peer.to_string()]);
     command.args(["-n", "40", "-l", "400"]).args(more).arg("127.0.0.1").kill_on_drop(true).stdin(Stdio::null());
     let output = tokio::time::timeout(PATIENCE, command.output()).await.expect("it ends in time").expect("it runs");
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)

@@ -231,7 +231,7 @@ fn types_that_are_not_known_are_left_alone_whatever_follows() {
     for kind in (0..=255u8).filter(|kind| !(1..=5).contains(kind)) {
         assert_eq!(ToRelay::decode(&[kind, 1, 2, 3]), Ok(None));
     }
-    for kind in (0..=255u8).filter(|kind| !(0x81..=0x8c).contains(kind)) {
+    for kind in (0..=255u8).filter(|kind| !(0x81..=0x8e).contains(kind)) {
         assert_eq!(FromRelay::decode(&[kind, 1, 2, 3]), Ok(None));
     }
     assert_eq!((ToRelay::decode(&[]), FromRelay::decode(&[])), (Err(DecodeError::Truncated), Err(DecodeError::Truncated)));

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use adit_engine::ike::EndpointConfig;
 use adit_engine::path::{Hop, Remote, StreamId};
 use adit_proto::ike::{ExchangeType, Message, NotifyType, Payload};
 use adit_sim::*;
@@ -11,7 +12,10 @@ fn apart(seed: u64, change: impl Fn(&mut adit_engine::ike::PeerConfig)) -> (Worl
     let mut world = World::new(seed);
     world.cut = true;
     for node in [A, B] {
-        world.add(&peer(node).local.expect("an address").to_string(), endpoint_config(node as u8 + 1));
+        world.add(
+            &peer(node).local.expect("an address").to_string(),
+            EndpointConfig { echo: true, ..endpoint_config(node as u8 + 1) },
+        );
     }
     for node in [A, B] {
         let mut config = peer(node);

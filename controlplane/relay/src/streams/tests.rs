@@ -10,6 +10,13 @@ fn sleeper() -> AbortHandle {
     tokio::spawn(std::future::pending::<()>()).abort_handle()
 }
 
+/// So many tasks have their turn.
+async fn turns(tasks: usize) {
+    for _ in 0..tasks {
+        tokio::task::yield_now().await;
+    }
+}
+
 fn count(streams: &Streams, what: &str) -> u64 {
     streams.named().find(|(name, _)| *name == what).expect("a counter").1
 }
@@ -85,12 +92,12 @@ async fn a_stranger_makes_room_for_the_next_and_who_has_an_allocation_stays() {
     streams.settle(0, true);
     assert!((1..=STREAM_STRANGERS_MAX as u32 + 1).all(&mut admit));
     assert_eq!((count(&streams, "pushed_out"), streams.open()), (1, STREAM_STRANGERS_MAX + 1));
-    tokio::task::yield_now().await;
+    turns(STREAM_STRANGERS_MAX).await;
     assert_eq!([0, 1, 2].map(|n: usize| tasks[n].is_finished()), [false, true, false]);
     // Whose allocation has ended is a stranger again, and the oldest.
     streams.settle(0, false);
     let admitted = streams.admit(client(9999), |_, _| sleeper());
-    tokio::task::yield_now().await;
+    turns(STREAM_STRANGERS_MAX).await;
     assert!(admitted && tasks[0].is_finished());
 }
 
