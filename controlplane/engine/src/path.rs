@@ -12,6 +12,7 @@
 //! IKE gives evidence ([`Paths::heard`], [`Paths::candidate`], [`Paths::answered`]) and does what [`Wish`] asks of it; it decides
 //! nothing here. Whether a packet of ESP may move IKE as well is in the peer's [`Terms`].
 
+mod direct;
 mod failover;
 mod hop;
 mod judge;
@@ -430,6 +431,7 @@ impl Paths {
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Instant, random: &mut dyn Random) {
         for id in self.timers.take_due(now) {
+            self.look_direct(now, id);
             self.ask_for_proofs(now, id, random);
             self.measure(now, id, random);
             self.try_next(now, id);

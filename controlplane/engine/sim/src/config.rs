@@ -97,6 +97,7 @@ pub fn peer(node: usize) -> PeerConfig {
         local: Some(addresses[node].parse().expect("an address")),
         remotes: vec![addresses[1 - node].parse().expect("an address")],
         awaits_remotes: false,
+        in_streams: false,
         from: Origin::Anywhere,
         local_id: names[node].parse().expect("an identity"),
         remote_id: names[1 - node].parse().expect("an identity"),

@@ -280,6 +280,8 @@ pub struct PeerConfig {
     pub remotes: Vec<SocketAddr>,
     /// More addresses may follow by [`Endpoint::set_remotes`](super::Endpoint::set_remotes): names are being looked up.
     pub awaits_remotes: bool,
+    /// It may be in a stream and come in one, whatever its addresses: this gateway is at a relay.
+    pub in_streams: bool,
     /// From where it may come to us and move to, beside that.
     pub from: Origin,
     pub local_id: Identity,

@@ -23,6 +23,7 @@ use super::connection::{Connection, ConnectionState};
 use super::counters::Counters;
 use super::directory::Directory;
 use super::event::{After, Event, Transmit};
+use super::evidence;
 use super::explain::Record;
 use super::facts::{Facts, IkeSpis, SaId};
 use super::fragment::Unproven;
@@ -69,14 +70,21 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    /// The places at which we look for it.
+    /// The addresses at which we look for it.
     pub(super) fn endpoints(&self) -> Vec<Site> {
-        self.remotes.all().iter().map(Remote::site).collect()
+        self.remotes.addresses().map(|address| Site::Address(address.ip())).collect()
+    }
+
+    /// The ways to them, which are tried as well where the peer is in a stream.
+    pub(super) fn direct(&self, port: u16) -> Vec<Hop> {
+        let any = |remote| evidence::unspecified(remote, port);
+        let from = |remote: SocketAddr| self.local.filter(|local| local.is_ipv4() == remote.is_ipv4()).unwrap_or(any(remote));
+        self.remotes.addresses().map(|remote| Hop::new(SocketAddr::new(from(remote).ip(), port), remote).floated(port)).collect()
     }
 
     /// Whether there is an address where it may be, or one may come.
     pub(super) fn is_looked_for(&self) -> bool {
-        self.config.awaits_remotes || !self.remotes.all().is_empty()
+        self.config.awaits_remotes || self.config.in_streams || !self.remotes.all().is_empty()
     }
 
     /// Whether we are to connect without being told.
@@ -317,7 +325,12 @@ impl Shared {
     fn note_proven(&mut self, peer: PeerId) {
         if self.peers.contains_key(&peer) {
             let hops = [self.paths.esp_hop(peer), self.paths.ike_hop(peer)];
-            hops.into_iter().flatten().for_each(|hop| self.known.prove(peer, hop.remote()));
+            for remote in hops.into_iter().flatten().map(|hop| hop.remote()) {
+                self.known.prove(peer, remote);
+                if let (Remote::Stream(stream), Some(peer)) = (remote, self.peers.get_mut(&peer)) {
+                    peer.remotes.prefer(stream);
+                }
+            }
         }
     }
 

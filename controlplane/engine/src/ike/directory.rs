@@ -41,6 +41,8 @@ pub(super) struct Directory {
     at: BTreeMap<Site, Group>,
     /// By the networks that they may come from; all of IPv4 and of IPv6 is anywhere.
     from: BTreeMap<IpNet, Group>,
+    /// Those that may come in any stream.
+    in_streams: Group,
     /// The lengths of these networks, longest first.
     lengths: BTreeSet<std::cmp::Reverse<u8>>,
     /// Peers that proved themselves at an address where something was agreed that they may not use, the newest last.
@@ -90,6 +92,9 @@ impl Directory {
         if !config.respond {
             return;
         }
+        if config.in_streams {
+            self.in_streams.add(id, config);
+        }
         let at: BTreeSet<Site> = at.into_iter().collect();
         at.into_iter().for_each(|address| self.at.entry(address).or_default().add(id, config));
         let networks: BTreeSet<IpNet> = config.from.networks().collect();
@@ -99,13 +104,14 @@ impl Directory {
         }
     }
 
-    /// In a stream only those come who are looked for there.
+    /// In a stream nobody has an address, and what somebody at the relay says of itself is not verified: all come who may be in one.
     pub(super) fn candidates(&self, site: Site) -> Candidates<'_> {
         let network = |length: &std::cmp::Reverse<u8>| self.from.get(&IpNet::new(site.address()?, length.0).ok()?.trunc());
+        let in_streams = site.address().is_none().then_some(&self.in_streams).filter(|group| !group.proposals.is_empty());
         let remembered = self.remembered.iter().rev().filter(|(at, ..)| *at == site);
         Candidates {
             remembered: remembered.map(|(_, _, alternatives)| alternatives.as_slice()).collect(),
-            groups: self.at.get(&site).into_iter().chain(self.lengths.iter().filter_map(network)).collect(),
+            groups: self.at.get(&site).into_iter().chain(self.lengths.iter().filter_map(network)).chain(in_streams).collect(),
         }
     }
 

@@ -7,9 +7,10 @@ use super::config::PeerConfig;
 use super::context::Ctx;
 use super::facts::{Facts, Role};
 use super::session::Session;
+use super::window::SILENT_AFTER;
 use super::wire::Came;
 use crate::limits::ELSEWHERE_MAX;
-use crate::path::{Answered, Follow, Hop, Moves, Remote, Terms, UdpHop};
+use crate::path::{Answered, Follow, Hop, Moves, StreamId, Terms, UdpHop};
 
 /// The peer is authenticated: what follows it to other addresses, and what it can answer.
 pub(super) fn agree_on_paths(ctx: &mut Ctx, facts: &Facts, session: &Session) {
@@ -28,6 +29,9 @@ pub(super) fn agree_on_paths(ctx: &mut Ctx, facts: &Facts, session: &Session) {
     paths.set_encapsulate(peer, facts.nat.is_between());
     let endpoints = ctx.shared.peers.get(&peer).map(super::context::Peer::endpoints).unwrap_or_default();
     paths.set_origin(peer, session.config.from.clone(), endpoints);
+    let port = ctx.shared.config.nat_port;
+    let direct = ctx.shared.peers.get(&peer).map(|peer| peer.direct(port)).unwrap_or_default();
+    ctx.shared.paths.set_direct(peer, direct);
 }
 
 /// Whether we say where the connection goes (RFC 4555 §1.2). Without MOBIKE a host behind a NAT stays where the peer sees it (RFC 7296 §2.23).
@@ -89,12 +93,17 @@ pub(super) fn left_port_500(ctx: &mut Ctx, facts: &Facts, came: Came) {
 }
 
 /// The peer does not answer `here`: it may be at another address that it has named, or reach us at another of ours (RFC 4555 §3.5). Gives
-/// where else a request is to go. What answers is used.
-pub(super) fn elsewhere(ctx: &mut Ctx, facts: &Facts, session: &Session, here: Hop) -> Vec<Hop> {
+/// where else a request is to go. What answers is used. Of the streams it is one each time, and the first one is the one that it was in last.
+pub(super) fn elsewhere(ctx: &mut Ctx, facts: &Facts, session: &Session, (here, repeated): (Hop, u32)) -> Vec<Hop> {
     let peer = session.peer;
     let mut others = ctx.shared.paths.alternatives(peer);
-    let known = ctx.shared.peers.get(&peer).map(|peer| (peer.local, peer.remotes.all().to_vec()));
-    let (local, configured) = known.unwrap_or_default();
+    let turn = repeated.saturating_sub(SILENT_AFTER) as usize;
+    let known = ctx.shared.peers.get(&peer).map(|peer| {
+        let streams: Vec<StreamId> = peer.remotes.streams().collect();
+        let stream = streams.get(turn % streams.len().max(1)).copied();
+        (peer.local, peer.remotes.addresses().collect::<Vec<_>>(), stream)
+    });
+    let (local, configured, stream) = known.unwrap_or_default();
     let fixed = local.filter(|local| !local.ip().is_unspecified());
     let port = here.udp().map_or(ctx.shared.config.nat_port, |here| here.local.port());
     // Without a socket of that version of IP there is none.
@@ -103,10 +112,7 @@ pub(super) fn elsewhere(ctx: &mut Ctx, facts: &Facts, session: &Session, here: H
         let ip = fixed.map_or(any.ip(), |local| local.ip());
         (ip.is_ipv4() == remote.is_ipv4()).then(|| Hop::new(SocketAddr::new(ip, any.port()), remote))
     };
-    let configured = configured.into_iter().filter_map(|remote| match remote {
-        Remote::Udp(address) => to(address),
-        Remote::Stream(stream) => Some(Hop::Stream(stream)),
-    });
+    let configured = configured.into_iter().filter_map(to).chain(stream.map(Hop::Stream));
     for hop in configured {
         let hop = goes_on(here, hop, ctx.shared.config.nat_port);
         if !hop.leads_to(&here) {

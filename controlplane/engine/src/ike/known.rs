@@ -10,7 +10,7 @@ use adit_proto::control::PeerId;
 use adit_proto::limits::{ADDRESSES_OF_PEER_MAX, PATHS_MAX};
 
 use crate::limits::PROVEN_ADDRESSES_MAX;
-use crate::path::{IKE_PORT, Remote, Site};
+use crate::path::{IKE_PORT, Remote, Site, StreamId};
 
 /// Where IKE goes on behind a NAT.
 const NAT_PORT: u16 = 4500;
@@ -21,8 +21,8 @@ struct Addresses {
     /// With the ports that it may send from, of the first ones.
     looked_for: Vec<SocketAddr>,
     hosts: Vec<IpAddr>,
-    /// In which streams it is looked for.
-    streams: Vec<Site>,
+    /// In which stream it has proven itself last. Who merely says at the relay that it is this peer is not known there.
+    stream: Option<StreamId>,
     /// The newest first.
     proven: VecDeque<SocketAddr>,
     /// All of these, also with port 0, which stands for all of the address.
@@ -35,6 +35,7 @@ pub(super) struct Known {
     peers: BTreeMap<PeerId, Addresses>,
     /// Of how many peers each is.
     count: BTreeMap<SocketAddr, usize>,
+    streams: BTreeMap<StreamId, usize>,
     news: VecDeque<(SocketAddr, bool)>,
     /// Where peers have proven themselves is other than when it was asked last.
     has_new_proofs: bool,
@@ -44,19 +45,19 @@ impl Known {
     /// A peer is looked for at these addresses, the first one first, and no others any more.
     pub(super) fn look_for(&mut self, peer: PeerId, places: &[Remote]) {
         let addresses: Vec<SocketAddr> = places.iter().filter_map(Remote::address).collect();
-        let streams = places.iter().filter(|place| place.address().is_none());
         let of_peer = self.peers.entry(peer).or_default();
         of_peer.looked_for =
             addresses.iter().copied().flat_map(ports).take(ADDRESSES_OF_PEER_MAX - PROVEN_ADDRESSES_MAX).collect();
         of_peer.hosts = addresses.iter().take(PATHS_MAX).map(SocketAddr::ip).collect();
-        of_peer.streams = streams.take(PATHS_MAX).map(Remote::site).collect();
         self.refresh(peer);
     }
 
     /// A peer has proven from there who it is.
     pub(super) fn prove(&mut self, peer: PeerId, place: Remote) {
-        // Who is in a stream is looked for there.
-        let Remote::Udp(address) = place else { return };
+        let address = match place {
+            Remote::Udp(address) => address,
+            Remote::Stream(stream) => return self.prove_in(peer, Some(stream)),
+        };
         let of_peer = self.peers.entry(peer).or_default();
         if of_peer.proven.front().is_some_and(|newest| (newest.ip(), newest.port()) == (address.ip(), address.port())) {
             return;
@@ -69,8 +70,24 @@ impl Known {
         self.refresh(peer);
     }
 
+    fn prove_in(&mut self, peer: PeerId, stream: Option<StreamId>) {
+        let before = std::mem::replace(&mut self.peers.entry(peer).or_default().stream, stream);
+        if before == stream {
+            return;
+        }
+        stream.into_iter().for_each(|stream| *self.streams.entry(stream).or_default() += 1);
+        if let Some(before) = before {
+            let count = self.streams.entry(before).or_default();
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                self.streams.remove(&before);
+            }
+        }
+    }
+
     /// The peer is configured no more.
     pub(super) fn forget(&mut self, peer: PeerId) {
+        self.prove_in(peer, None);
         if let Some(of_peer) = self.peers.remove(&peer) {
             self.has_new_proofs |= !of_peer.proven.is_empty();
             of_peer.keys.into_iter().for_each(|key| self.release(key));
@@ -80,7 +97,7 @@ impl Known {
     pub(super) fn has(&self, site: Site) -> bool {
         match site {
             Site::Address(address) => self.count.contains_key(&SocketAddr::new(address, 0)),
-            stream @ Site::Stream(_) => self.peers.values().any(|peer| peer.streams.contains(&stream)),
+            Site::Stream(stream) => self.streams.contains_key(&stream),
         }
     }
 
@@ -139,7 +156,6 @@ mod tests {
     use adit_proto::limits::IKE_ADDRESSES_PER_PEER;
 
     use super::*;
-    use crate::path::StreamId;
 
     fn address(text: &str) -> SocketAddr {
         text.parse().unwrap()
@@ -216,14 +232,17 @@ mod tests {
     }
 
     #[test]
-    fn in_a_stream_who_is_looked_for_there_is_known_and_nobody_else_is_told() {
-        let (mut known, peer, stream) = (Known::default(), PeerId(1), Remote::Stream(StreamId(7)));
-        known.look_for(peer, &[stream, at("192.0.2.1:4500")]);
-        known.prove(peer, stream);
+    fn in_a_stream_who_has_proven_itself_there_is_known_and_who_says_so_is_not() {
+        let (mut known, [one, other], stream) = (Known::default(), [1, 2].map(PeerId), Remote::Stream(StreamId(7)));
+        known.look_for(one, &[stream, at("192.0.2.1:4500")]);
+        assert!(!known.has(stream.site()));
+        [one, one, other].into_iter().for_each(|peer| known.prove(peer, stream));
         assert!(known.has(stream.site()) && !known.has(Site::Stream(StreamId(8))));
         assert_eq!((reported(&mut known).len(), known.new_proofs()), (3, None), "the address with its ports");
-        known.look_for(peer, &[]);
-        assert!(!known.has(stream.site()));
+        known.prove(one, Remote::Stream(StreamId(8)));
+        assert!(known.has(stream.site()) && known.has(Site::Stream(StreamId(8))), "the other one is there still");
+        [one, other].into_iter().for_each(|peer| known.forget(peer));
+        assert!(!known.has(stream.site()) && known.streams.is_empty());
     }
 
     #[test]

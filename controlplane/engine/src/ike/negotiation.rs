@@ -1,5 +1,7 @@
 //! An IKE SA before it is established: what IKE_SA_INIT, IKE_INTERMEDIATE and IKE_AUTH make is sent, and what they found out is kept.
 
+use std::time::Instant;
+
 use adit_proto::control::PeerId;
 use adit_proto::ike::{Header, IkeSpi, Message, Payload};
 
@@ -99,6 +101,14 @@ impl IkeSa {
                 sent.refused = Some(error);
                 self.wire.window.hurry(ctx.now.instant, sa_init::TRIES_AFTER_REFUSAL, sa_init::INTERVAL_AFTER_REFUSAL);
             }
+        }
+    }
+
+    /// The peer may be in a stream, too: where nobody has answered our first request, nobody is waited for much longer.
+    pub(super) fn hurry_to_stream(&mut self, now: Instant) {
+        let is_first = self.wire.window.outstanding().is_some_and(|sent| matches!(sent.context, Initiated::SaInit(_)));
+        if is_first && !self.facts.hop.is_stream() {
+            self.wire.window.hurry(now, sa_init::TRIES_WITH_STREAM, sa_init::INTERVAL_WITH_STREAM);
         }
     }
 

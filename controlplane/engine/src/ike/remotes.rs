@@ -11,13 +11,15 @@ pub(super) struct Remotes {
     all: Vec<Remote>,
     /// The one for the next attempt.
     turn: usize,
+    /// The stream in which the peer has proven itself last: it goes before the others, whoever else says that it is the peer.
+    proven: Option<StreamId>,
     /// How many were tried in vain since somebody answered, or since all of them were.
     tried: usize,
 }
 
 impl Remotes {
     pub(super) fn new(addresses: &[SocketAddr]) -> Remotes {
-        Remotes { all: addresses.iter().copied().map(Remote::Udp).collect(), turn: 0, tried: 0 }
+        Remotes { all: addresses.iter().copied().map(Remote::Udp).collect(), turn: 0, proven: None, tried: 0 }
     }
 
     pub(super) fn all(&self) -> &[Remote] {
@@ -39,15 +41,39 @@ impl Remotes {
     /// The streams are others now; see [`Remotes::change`].
     pub(super) fn replace_streams(&mut self, streams: &[StreamId]) -> bool {
         let addresses = self.all.iter().copied().filter(|remote| remote.address().is_some());
-        self.change(addresses.chain(streams.iter().copied().map(Remote::Stream)).collect())
+        let (first, others): (Vec<_>, Vec<_>) = streams.iter().copied().partition(|stream| self.proven == Some(*stream));
+        self.change(addresses.chain(first.into_iter().chain(others).map(Remote::Stream)).collect())
+    }
+
+    /// The peer has proven itself in this stream.
+    pub(super) fn prefer(&mut self, stream: StreamId) {
+        if self.proven.replace(stream) != Some(stream) {
+            let streams: Vec<StreamId> = self.streams().collect();
+            self.replace_streams(&streams);
+        }
+    }
+
+    /// Only the streams.
+    pub(super) fn streams(&self) -> impl Iterator<Item = StreamId> {
+        self.all.iter().filter_map(|remote| match remote {
+            Remote::Stream(stream) => Some(*stream),
+            Remote::Udp(_) => None,
+        })
+    }
+
+    /// Only the addresses.
+    pub(super) fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
+        self.all.iter().filter_map(Remote::address)
     }
 
     /// They are others now: the one whose turn it is keeps it, if it is still among them. Says whether that changes anything.
     fn change(&mut self, all: Vec<Remote>) -> bool {
         let changed = self.all != all;
         if changed {
-            let turn = self.all.get(self.turn).and_then(|now| all.iter().position(|one| one == now));
-            *self = Remotes { all, turn: turn.unwrap_or(0), tried: 0 };
+            // One in whose turn nobody is being looked for is the first of all again, if it is a stream.
+            let keeps = |now: &&Remote| self.tried > 0 || now.address().is_some();
+            let turn = self.all.get(self.turn).filter(keeps).and_then(|now| all.iter().position(|one| one == now));
+            (self.all, self.turn, self.tried) = (all, turn.unwrap_or(0), 0);
         }
         changed
     }
@@ -68,9 +94,12 @@ impl Remotes {
         left
     }
 
-    /// Somebody let us in.
+    /// Somebody let us in. The next time the addresses go first again: a stream is what there is without them.
     pub(super) fn succeeded(&mut self) {
         self.tried = 0;
+        if self.all.get(self.turn).is_some_and(|remote| remote.address().is_none()) {
+            self.turn = 0;
+        }
     }
 }
 
@@ -108,6 +137,11 @@ mod tests {
         assert_eq!(in_turn(&remotes), ["1", "stream 0000000000000007"]);
         assert!(remotes.failed() && remotes.replace(&[at(2)]));
         assert_eq!(in_turn(&remotes), ["stream 0000000000000007", "2"], "it is its turn");
+        remotes.succeeded();
+        assert_eq!(in_turn(&remotes), ["2", "stream 0000000000000007"], "the address goes first again");
+        remotes.prefer(StreamId(9));
+        assert!(remotes.replace_streams(&[8, 9, 7].map(StreamId)));
+        assert_eq!(remotes.streams().collect::<Vec<_>>(), [9, 8, 7].map(StreamId), "where it was before");
         assert!(remotes.replace_streams(&[]));
         assert_eq!(in_turn(&remotes), ["2"]);
     }

@@ -33,6 +33,9 @@ pub(super) const INTERVAL_AFTER_REFUSAL: Duration = Duration::from_secs(1);
 
 /// How often the first request is repeated where the peer has other addresses, too: for about four seconds.
 const TRIES_WITH_OTHERS: u32 = 2;
+/// And where it may be in a stream: whoever is there waits for us, and nobody may be at the address, for a second and a half.
+pub(super) const TRIES_WITH_STREAM: u32 = 1;
+pub(super) const INTERVAL_WITH_STREAM: Duration = Duration::from_secs(1);
 
 pub(super) const EXCHANGE: ExchangeType = ExchangeType::IKE_SA_INIT;
 
@@ -88,9 +91,11 @@ pub(super) enum Retry {
 /// How often the first request is repeated.
 pub(super) fn retransmission(ctx: &Ctx, facts: &Facts) -> Retransmission {
     let mut policy = ctx.shared.config.retransmission;
-    if facts.peer.and_then(|peer| ctx.shared.peers.get(&peer)).is_some_and(|peer| peer.remotes.all().len() > 1) {
-        // There is another address to try.
-        policy.tries = policy.tries.min(TRIES_WITH_OTHERS);
+    let remotes = facts.peer.and_then(|peer| ctx.shared.peers.get(&peer)).map(|peer| &peer.remotes);
+    if remotes.is_some_and(|remotes| remotes.all().len() > 1) {
+        // There is another place to try.
+        let has_stream = remotes.is_some_and(|remotes| remotes.streams().next().is_some());
+        policy.tries = policy.tries.min(if has_stream { TRIES_WITH_STREAM } else { TRIES_WITH_OTHERS });
     }
     policy
 }

@@ -19,6 +19,7 @@ pub(super) fn peer_config() -> PeerConfig {
         local: None,
         remotes: Vec::new(),
         awaits_remotes: false,
+        in_streams: false,
         from: Origin::Anywhere,
         local_id: "b.example.org".parse().unwrap(),
         remote_id: "a.example.org".parse().unwrap(),

@@ -69,8 +69,9 @@ impl IkeSa {
 
     fn keepalive_at(&self, session: &Session) -> Option<Instant> {
         let interval = session.config.keepalive;
-        (self.facts.nat.here && !interval.is_zero() && !session.succession.has_successor())
-            .then(|| self.wire.last_sent() + interval)
+        // Whether there is a NAT nobody finds out in a stream.
+        let may_have_nat = self.facts.nat.here || self.facts.begun.address().is_none();
+        (may_have_nat && !interval.is_zero() && !session.succession.has_successor()).then(|| self.wire.last_sent() + interval)
     }
 
     pub(super) fn on_timeout(&mut self, ctx: &mut Ctx) {
@@ -105,11 +106,19 @@ impl IkeSa {
         }
     }
 
+    /// The stream that it goes by was away and is there again: what is under way was not heard by anybody, and counts from here on.
+    pub(super) fn on_stream_back(&mut self, ctx: &mut Ctx) {
+        if self.wire.window.outstanding().is_some() {
+            self.send_again(ctx);
+            self.wire.window.begin_again(ctx.now.instant);
+        }
+    }
+
     fn send_again(&mut self, ctx: &mut Ctx) {
         let here = self.hop(ctx);
         let repeated = self.wire.repeat(ctx, self.facts.peer, here);
         if let (Stage::Established(session), true) = (&self.stage, repeated >= SILENT_AFTER) {
-            for hop in evidence::elsewhere(ctx, &self.facts, session, here) {
+            for hop in evidence::elsewhere(ctx, &self.facts, session, (here, repeated)) {
                 self.wire.repeat_to(ctx, self.facts.peer, hop);
             }
         }

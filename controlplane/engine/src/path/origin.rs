@@ -29,10 +29,8 @@ impl Origin {
 
     /// Whether a peer that we look for at some places may be at another one.
     pub(crate) fn allows(&self, place: Site, endpoints: &[Site]) -> bool {
-        let Site::Address(address) = place else {
-            // In a stream only those come who are looked for there.
-            return endpoints.contains(&place);
-        };
+        // Who may come in a stream, where nobody has an address, is decided where IKE begins in it.
+        let Site::Address(address) = place else { return true };
         match self {
             Origin::Anywhere => true,
             Origin::Endpoints => endpoints.contains(&place),

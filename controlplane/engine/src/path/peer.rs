@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use crate::limits::{LOOKS_OF_PEER_PER_SECOND, PROOFS_OF_PEER_PER_SECOND, UNPROVEN_PATHS_MAX};
 use crate::rate_limit::Bucket;
 
+use super::direct::Direct;
 use super::hop::{Hop, Site};
 use super::mtu::Mtu;
 use super::origin::Origin;
@@ -113,6 +114,8 @@ pub(super) struct PeerPaths {
     pub rebound: bool,
     /// Where it may be, too, with a static key.
     pub spares: Spares,
+    /// Where it may be, too, while it is in a stream.
+    pub direct: Direct,
     pub proofs: Bucket,
     pub looks: Bucket,
 }
@@ -139,6 +142,7 @@ impl PeerPaths {
             choice: None,
             rebound: false,
             spares: Spares::default(),
+            direct: Direct::default(),
             proofs: Bucket::new(PROOFS_OF_PEER_PER_SECOND),
             looks: Bucket::new(LOOKS_OF_PEER_PER_SECOND),
         }
@@ -226,6 +230,6 @@ impl PeerPaths {
         });
         let mtu = mtu.map(|entry| entry.mtu.deadline().unwrap_or(entry.heard));
         let routers = self.iter().filter(|_| !self.terms.echo).filter_map(|(_, entry)| entry.mtu.deadline());
-        waits.chain(mtu).chain(silent).chain(routers).min()
+        waits.chain(mtu).chain(silent).chain(routers).chain(self.direct_at()).min()
     }
 }

@@ -7,9 +7,9 @@ use adit_proto::echo;
 
 use super::hop::Hop;
 use super::judge::Unfit;
-use super::peer::{Moves, PROOF_TRIES, PROOF_WAIT, Proof, Wanted};
+use super::peer::{Moves, PROOF_TRIES, PROOF_WAIT, PeerPaths, Proof, Wanted};
 use super::{Follow, PathEvent, PathId, Paths, Terms, Wish};
-use crate::limits::KEPT_FOR_REQUEST_MAX;
+use crate::limits::{KEPT_FOR_REQUEST_MAX, UNPROVEN_PATHS_MAX};
 use crate::random::Random;
 
 /// So long is a request of IKE that asks for a proof and nothing else, without COOKIE2 (RFC 4555 §3.7) and with it.
@@ -132,6 +132,10 @@ impl Paths {
                 tried.push(entry.hop);
                 continue;
             }
+            // Whoever says at the relay that it is the peer takes no place of an address, and one place together.
+            if hop.is_stream() && !self.make_room_for_stream(id) {
+                continue;
+            }
             let (moves, next) = (Moves::Both, now + LOOKED_FOR);
             let waits = Proof::Waits { moves, ours: true, tries: PROOF_TRIES, next, echo: None, asked: false };
             let Ok(path) = self.enter(now, id, hop, waits, LOOK_CREDIT) else { continue };
@@ -139,6 +143,18 @@ impl Paths {
         }
         self.set_timer(id);
         tried
+    }
+
+    /// One stream at a time waits for a proof. Says whether there is a place for it.
+    fn make_room_for_stream(&mut self, id: PeerId) -> bool {
+        let waiting = |peer: &PeerPaths| peer.iter().filter(|(_, entry)| !entry.is_proven()).count();
+        let Some(peer) = self.peers.get(&id) else { return false };
+        let other = peer.iter().find(|(path, entry)| entry.hop.is_stream() && !entry.is_proven() && !peer.is_used(*path));
+        match other.map(|(path, _)| path) {
+            Some(path) => self.drop_path(id, path),
+            None => return waiting(peer) < UNPROVEN_PATHS_MAX,
+        }
+        true
     }
 
     /// The configuration says that the peer is there from now on: it is asked for a proof, and stays where it is until that has come.

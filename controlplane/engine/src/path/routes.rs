@@ -87,6 +87,7 @@ impl Paths {
             peer.each_mut(|entry| entry.hop = entry.hop.bound_to(listen));
             peer.wanted.iter_mut().for_each(|wanted| wanted.hop = wanted.hop.bound_to(listen));
             peer.spares.rebind(listen);
+            peer.direct.rebind(listen);
             (peer.choice, peer.terms.local_fixed, peer.rebound) = (None, !listen.ip().is_unspecified(), true);
             self.tell(id);
         }
@@ -128,6 +129,7 @@ impl Paths {
             self.wishes.push_back(Wish::Moved { peer: id });
         }
         self.look_for_way(now, id);
+        self.look_direct_soon(now, id);
         if let Some(hop) = self.better_source(id)
             && self.decide(now, id, hop).is_ok()
         {

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use adit_engine::ike::EndpointConfig;
+use adit_engine::ike::{EndpointConfig, PeerConfig};
 use adit_engine::path::{Hop, Remote, StreamId};
 use adit_proto::ike::{ExchangeType, Message, NotifyType, Payload};
 use adit_sim::*;
 
 /// Two gateways without an address of each other. Nothing that goes by UDP arrives. Gives the stream of each.
-fn apart(seed: u64, change: impl Fn(&mut adit_engine::ike::PeerConfig)) -> (World, [StreamId; 2]) {
+fn apart(seed: u64, change: impl Fn(&mut PeerConfig)) -> (World, [StreamId; 2]) {
     let mut world = World::new(seed);
     world.cut = true;
     for node in [A, B] {
@@ -19,7 +19,7 @@ fn apart(seed: u64, change: impl Fn(&mut adit_engine::ike::PeerConfig)) -> (Worl
     }
     for node in [A, B] {
         let mut config = peer(node);
-        (config.remotes, config.awaits_remotes) = (Vec::new(), true);
+        (config.remotes, config.in_streams) = (Vec::new(), true);
         change(&mut config);
         world.set_peer(node, PEER, config);
     }
@@ -111,6 +111,25 @@ fn a_relay_that_is_gone_for_a_while_ends_nothing() {
 }
 
 #[test]
+fn what_was_under_way_when_the_relay_went_is_asked_anew_when_it_is_back() {
+    let (mut world, streams) = apart(14, |config| config.dpd = Duration::from_secs(2));
+    meet(&mut world, streams);
+    assert!(world.run_until(Duration::from_secs(5), both_up));
+    let spis = world.ike(A).spis;
+    // Each time it is back a moment before both would give up.
+    for _ in 0..4 {
+        world.relay.is_up = false;
+        world.act(A, |endpoint, now| endpoint.set_streams(now, PEER, &[])).expect("a peer");
+        world.act(B, |endpoint, now| endpoint.set_streams(now, PEER, &[])).expect("a peer");
+        world.run_for(Duration::from_secs(20));
+        world.relay.is_up = true;
+        meet(&mut world, streams);
+        world.run_for(Duration::from_secs(1));
+        assert_eq!((world.ike(A).spis, both_up(&world)), (spis, true));
+    }
+}
+
+#[test]
 fn rekeys_and_a_new_process_go_on_in_the_stream() {
     let (mut world, streams) = apart(5, |_| ());
     meet(&mut world, streams);
@@ -124,7 +143,7 @@ fn rekeys_and_a_new_process_go_on_in_the_stream() {
     }
     let spis = world.ike(B).spis;
     let mut own = peer(A);
-    (own.remotes, own.awaits_remotes) = (Vec::new(), true);
+    (own.remotes, own.in_streams) = (Vec::new(), true);
     let restored = world.succeed(A, endpoint_config(1), &[(PEER, own)]);
     assert_eq!(restored.inbound.len(), world.nodes[A].data.inbound.len());
     // It has not heard of the relay yet, and what it has goes on.
@@ -136,11 +155,114 @@ fn rekeys_and_a_new_process_go_on_in_the_stream() {
 }
 
 #[test]
-fn a_stranger_in_a_stream_takes_no_places_of_others_and_answers_to_nobody() {
+fn who_says_at_the_relay_that_it_is_the_peer_keeps_the_peer_away_from_nobody() {
+    let (mut world, streams) = apart(8, |_| ());
+    let fakes = [1, 2, 3, 4].map(StreamId);
+    world.act(A, |endpoint, now| endpoint.set_streams(now, PEER, &fakes)).expect("a peer");
+    world.run_for(Duration::from_secs(1));
+    // Of the peer itself nothing is said here. It comes all the same.
+    world.act(B, |endpoint, now| endpoint.set_streams(now, PEER, &[streams[B]])).expect("a peer");
+    world.act(B, |endpoint, now| endpoint.connect(now, PEER)).expect("a peer");
+    assert!(world.run_until(Duration::from_secs(5), both_up), "{:?}", world.nodes[A].endpoint.explain(PEER, world.now));
+    assert_eq!(world.ike(A).hop, Hop::Stream(streams[A]));
+    // Where it has proven itself it is looked for first from then on.
+    world.act(A, |endpoint, now| endpoint.set_streams(now, PEER, &[&fakes[..], &[streams[A]]].concat())).expect("a peer");
+    world.act(B, |endpoint, now| endpoint.disconnect(now, PEER)).expect("a peer");
+    world.run_for(Duration::from_secs(1));
+    assert!(!both_up(&world));
+    world.act(A, |endpoint, now| endpoint.connect(now, PEER)).expect("a peer");
+    assert!(world.run_until(Duration::from_secs(2), both_up));
+}
+
+/// Two gateways that know their addresses; and a stream between them, of which they do not know yet.
+fn without_streams(seed: u64, mobike: bool) -> (World, [StreamId; 2]) {
+    let mut world = World::new(seed);
+    for node in [A, B] {
+        let config = EndpointConfig { echo: true, ..endpoint_config(node as u8 + 1) };
+        world.add(&peer(node).local.expect("an address").to_string(), config);
+    }
+    for node in [A, B] {
+        world.set_peer(node, PEER, PeerConfig { in_streams: true, mobike, ..peer(node) });
+    }
+    let streams = world.add_stream([A, B]);
+    (world, streams)
+}
+
+fn with_both(seed: u64, mobike: bool) -> (World, [StreamId; 2]) {
+    let (mut world, streams) = without_streams(seed, mobike);
+    meet(&mut world, streams);
+    (world, streams)
+}
+
+fn all_by_stream(world: &World) -> bool {
+    [A, B]
+        .into_iter()
+        .all(|node| matches!((world.nodes[node].data.way(PEER).0, world.ike(node).hop), (Hop::Stream(_), Hop::Stream(_))))
+}
+
+fn all_by_udp(world: &World) -> bool {
+    [A, B].into_iter().all(|node| matches!((world.nodes[node].data.way(PEER).0, world.ike(node).hop), (Hop::Udp(_), Hop::Udp(_))))
+}
+
+#[test]
+fn what_went_into_a_stream_comes_out_of_it_once_udp_passes_again() {
+    for (seed, mobike) in [(9, true), (10, false)] {
+        let (mut world, _) = with_both(seed, mobike);
+        assert!(world.run_until(Duration::from_secs(5), both_up) && all_by_udp(&world), "mobike {mobike}");
+        let spis = world.ike(A).spis;
+        world.cut = true;
+        let looks = |world: &mut World| {
+            (0..60).any(|_| {
+                packets(world);
+                all_by_stream(world)
+            })
+        };
+        assert!(looks(&mut world), "mobike {mobike}: it goes on in the stream");
+        world.run_for(Duration::from_secs(40));
+        assert!(all_by_stream(&world) && both_up(&world) && packets(&mut world) >= 2, "mobike {mobike}: nobody answers by UDP");
+        world.cut = false;
+        assert!(
+            world.run_until(Duration::from_secs(60), all_by_udp),
+            "mobike {mobike}: {:?}",
+            world.nodes[A].endpoint.paths(PEER)
+        );
+        assert!(packets(&mut world) >= 2);
+        world.run_for(Duration::from_secs(600));
+        assert!(all_by_udp(&world), "mobike {mobike}");
+        assert_eq!((world.ike(A).spis, both_up(&world)), (spis, true));
+    }
+}
+
+#[test]
+fn where_nobody_answers_at_the_address_the_stream_is_tried_within_two_seconds() {
+    for first in [true, false] {
+        let (mut world, streams) = if first { with_both(12, true) } else { without_streams(13, true) };
+        world.cut = true;
+        if !first {
+            // It is seen at the relay only now.
+            world.run_for(Duration::from_millis(200));
+            meet(&mut world, streams);
+        }
+        assert!(world.run_until(Duration::from_secs(2), both_up) && all_by_stream(&world), "first: {first}");
+    }
+}
+
+#[test]
+fn a_stream_in_which_the_connection_began_is_left_for_an_address() {
+    let (mut world, _) = with_both(11, true);
+    world.cut = true;
+    assert!(world.run_until(Duration::from_secs(60), both_up) && all_by_stream(&world));
+    world.cut = false;
+    assert!(world.run_until(Duration::from_secs(60), all_by_udp), "{:?}", world.nodes[A].endpoint.paths(PEER));
+    assert!(packets(&mut world) >= 2);
+}
+
+#[test]
+fn a_stranger_in_a_stream_takes_no_places_of_others_and_is_sent_little() {
     let (mut world, streams) = apart(6, |_| ());
     meet(&mut world, streams);
     assert!(world.run_until(Duration::from_secs(5), both_up));
-    // Somebody says in another stream, in which nobody is looked for, what the peer has said.
+    // Somebody says in another stream, in which nobody has proven anything, what the peer has said.
     let stranger = StreamId(77);
     let (mut recorded, there) = apart(7, |_| ());
     let now = recorded.now();
@@ -149,6 +271,7 @@ fn a_stranger_in_a_stream_takes_no_places_of_others_and_answers_to_nobody() {
     let now = world.now();
     world.nodes[B].endpoint.handle_message(now, Hop::Stream(stranger), &request);
     let answer = world.nodes[B].endpoint.poll_transmit();
-    assert!(answer.is_none_or(|answer| answer.payload.len() <= request.len()), "no more than it sent");
+    assert!(answer.is_some_and(|answer| answer.hop == Hop::Stream(stranger) && answer.payload.len() <= request.len()));
+    assert_eq!(world.nodes[B].data.way(PEER).0, Hop::Stream(streams[B]));
     assert!(both_up(&world));
 }

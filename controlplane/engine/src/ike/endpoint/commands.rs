@@ -363,6 +363,7 @@ impl Endpoint {
         self.shared.known.look_for(id, peer.remotes.all());
         self.directory_is_stale = true;
         self.shared.paths.set_origin(id, peer.config.from.clone(), peer.endpoints());
+        self.shared.paths.set_direct(id, peer.direct(self.shared.config.nat_port));
         if let Some(current) = peer.current {
             self.change_path(now, current, local, remote);
         }
@@ -384,8 +385,26 @@ impl Endpoint {
     /// There is no such peer.
     pub fn set_streams(&mut self, now: Now, id: PeerId, streams: &[StreamId]) -> Result<(), CommandError> {
         let peer = self.shared.peers.get_mut(&id).ok_or(CommandError::NoSuchPeer)?;
+        let before: Vec<StreamId> = peer.remotes.streams().collect();
         if peer.remotes.replace_streams(streams) {
-            self.look_elsewhere(now, id);
+            let came = |hop: &Hop| matches!(hop, Hop::Stream(used) if streams.contains(used) && !before.contains(used));
+            let is_back = self.shared.paths.ike_hop(id).is_some_and(|hop| came(&hop));
+            let (is_lost, attempt) = (peer.connection.wanted && peer.current.is_none(), peer.attempt);
+            let first = peer.remotes.streams().next();
+            match (attempt, first) {
+                (None, Some(stream)) if is_lost => {
+                    if peer.connection.state == ConnectionState::Reconnecting {
+                        // At its addresses nobody was a moment ago.
+                        peer.remotes.began_at(Remote::Stream(stream));
+                    }
+                    self.begin(now, id);
+                }
+                (Some(attempt), Some(_)) if is_lost => self.run(now, attempt, |sa, ctx| sa.hurry_to_stream(ctx.now.instant)),
+                _ => {}
+            }
+            let current = self.shared.peers.get(&id).and_then(|peer| peer.current).filter(|_| is_back);
+            current.into_iter().for_each(|current| self.run(now, current, IkeSa::on_stream_back));
+            self.serve_paths(now);
         }
         Ok(())
     }
@@ -409,9 +428,11 @@ impl Endpoint {
         self.shared.known.look_for(id, peer.remotes.all());
         self.directory_is_stale = true;
         let (current, endpoints) = (peer.current, peer.endpoints());
-        let waits = peer.connection.wanted && current.is_none() && peer.attempt.is_none() && !endpoints.is_empty();
+        let waits = peer.connection.wanted && current.is_none() && peer.attempt.is_none() && !peer.remotes.all().is_empty();
         let (from, all) = (peer.config.from.clone(), peer.remotes.all().to_vec());
+        let direct = peer.direct(self.shared.config.nat_port);
         self.shared.paths.set_origin(id, from, endpoints);
+        self.shared.paths.set_direct(id, direct);
         if waits {
             self.begin(now, id);
         }
