@@ -52,6 +52,9 @@ struct Misconfigured(String);
 /// The exit code for that (EX_CONFIG of sysexits.h), by which the unit of a relay knows that it is not to be started again.
 const MISCONFIGURED: u8 = 78;
 
+/// The exit code where the arguments do not say what is to be done, as that of clap.
+const NOT_UNDERSTOOD: u8 = 2;
+
 /// The exit code of `adit status --check` where something is not up, of `adit stop` where nothing runs, and of `adit nat` where UDP does
 /// not pass.
 const NOT_UP: u8 = 3;
@@ -233,6 +236,10 @@ pub fn main() -> ExitCode {
     match run(args.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.is::<AlreadyReported>() => ExitCode::FAILURE,
+        Err(error) if error.is::<clap::Error>() => {
+            let _ = error.downcast_ref::<clap::Error>().map(clap::Error::print);
+            ExitCode::from(NOT_UNDERSTOOD)
+        }
         Err(error) if error.is::<NotUp>() || error.is::<NothingRuns>() => ExitCode::from(NOT_UP),
         Err(error) => {
             log::last_words(format!("{error:#}").trim_end());

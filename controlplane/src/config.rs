@@ -8,7 +8,9 @@ mod foreign;
 pub mod ike_section;
 mod problem;
 mod raw;
+pub mod relay_file;
 mod show;
+mod summary;
 mod tree;
 
 use std::fmt;
@@ -382,6 +384,9 @@ impl Config {
             let expected = "a configuration with at least the keys name, listen, interface and peers";
             return Err(vec![Problem::new(Place::FILE, "the file is empty", expected, EXAMPLE)]);
         }
+        if let Some(problem) = relay_file::is_relays(&tree) {
+            return Err(vec![problem]);
+        }
         let (root, read) = raw::read(&tree);
         check::Check::new(directory, machine, read).root(root).map_err(|mut problems| {
             let paths = tree::paths(&tree);
@@ -527,72 +532,5 @@ impl fmt::Display for MacText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [a, b, c, d, e, g] = self.0;
         write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
-    }
-}
-
-/// What a gateway with this configuration would do, for people.
-impl fmt::Display for Config {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Config { interface, dataplane, forwarding, .. } = self;
-        writeln!(f, "gateway {} receives on UDP {}", self.name, self.listen_text())?;
-        if let Some(dir) = &self.ike.key_log_dir {
-            writeln!(f, "WARNING: the keys of every SA go to {}: {KEY_LOG_WARNING}", dir.display())?;
-        }
-        write!(f, "interface {}, MTU {}", interface.name, interface.mtu)?;
-        match self.mode {
-            Mode::Ethernet => write!(f, ", MAC {}", MacText(interface.mac))?,
-            Mode::Ip => f.write_str(", for IP packets")?,
-        }
-        if let Some(bridge) = &interface.bridge {
-            write!(f, ", in bridge {bridge}")?;
-        }
-        for address in &interface.addresses {
-            write!(f, ", {address}")?;
-        }
-        writeln!(f)?;
-        for route in self.routes() {
-            match route.via {
-                Some(via) => writeln!(f, "route {} via {via}", route.to)?,
-                None => writeln!(f, "route {} through {}", route.to, interface.name)?,
-            }
-        }
-        let cores = dataplane.cores.as_ref().map_or(String::new(), |cores| format!(" on cores {cores:?}"));
-        writeln!(f, "{} workers{cores}, I/O {}, crypto {}", dataplane.workers, dataplane.io.name(), dataplane.crypto.name())?;
-        if self.mode == Mode::Ethernet {
-            writeln!(f, "{} pinned addresses, {} learned at most", forwarding.pinned.len(), forwarding.max_entries)?;
-        }
-        for peer in &self.peers {
-            let at = match &peer.from {
-                Origin::Anywhere => peer.endpoint_text(),
-                Origin::Endpoints => format!("{} and nowhere else", peer.endpoint_text()),
-                Origin::Networks(networks) => {
-                    let networks: Vec<String> = networks.iter().map(ToString::to_string).collect();
-                    format!("{} or from {}", peer.endpoint_text(), networks.join(", "))
-                }
-            };
-            match &peer.keys {
-                Keys::Static { secret, .. } => {
-                    writeln!(f, "peer {} at {at}, {} lanes of {}", peer.name, peer.lanes, secret.suite())?
-                }
-                Keys::Ike(ike) => {
-                    write!(f, "peer {} at {at}, by IKE as {} ({})", peer.name, ike.id, ike.role.name())?;
-                    match &ike.ppk {
-                        Some(ppk) if ppk.required => writeln!(f, ", with the post-quantum pre-shared key {}", ppk.id)?,
-                        Some(ppk) => writeln!(f, ", with the post-quantum pre-shared key {} where the peer has it", ppk.id)?,
-                        None => writeln!(f)?,
-                    }
-                }
-            }
-        }
-        for (peer, selector) in self.peers.iter().flat_map(|peer| peer.selectors.iter().map(move |selector| (peer, selector))) {
-            writeln!(f, "packets {selector} belong to {}", peer.name)?;
-        }
-        if let Some(listen) = self.metrics_listen {
-            writeln!(f, "metrics on http://{listen}/metrics")?;
-        }
-        if let Some(api) = &self.api {
-            writeln!(f, "API on http://{}/v1, with the token in {}", api.listen, api.token.file.display())?;
-        }
-        writeln!(f, "runs in {}, keeps sequence numbers in {}", self.runtime_dir.display(), self.state_dir.display())
     }
 }

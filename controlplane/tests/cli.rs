@@ -174,6 +174,17 @@ fn at_ports_of_its_own(file: &Path) -> String {
     text.replace("\"[::]:443\"", "\"127.0.0.1:0\"").replace("listen: auto", "listen: 127.0.0.1:0")
 }
 
+/// Runs a relay for as long as the runtime is kept.
+fn serve(file: &Path) -> (tokio::runtime::Runtime, std::net::SocketAddr, adit_relay::tls::Pin) {
+    let config = adit_relay::config::Config::load(file).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+    let pin = config.credentials.pin;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let server = runtime.block_on(adit_relay::server::Server::bind(config)).unwrap();
+    let address = server.addresses()[0];
+    runtime.spawn(server.run(std::future::pending(), std::future::pending()));
+    (runtime, address, pin)
+}
+
 /// A gateway is registered with its key: who looks whether it may be does not take its place.
 #[test]
 fn relay_check_with_the_key_of_a_gateway_leaves_it_registered() {
@@ -185,11 +196,7 @@ fn relay_check_with_the_key_of_a_gateway_leaves_it_registered() {
     let file = dir.path().join("relay/relay.yaml");
     let text = at_ports_of_its_own(&file);
     std::fs::write(&file, text.replace("token_file: lab.token", &format!("keys: [\"{}\"]", key.public()))).unwrap();
-    let config = adit_relay::config::Config::load(&file).unwrap_or_else(|mistakes| panic!("{mistakes}"));
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let server = runtime.block_on(adit_relay::server::Server::bind(config)).unwrap();
-    let address = server.addresses()[0];
-    runtime.spawn(server.run(std::future::pending(), std::future::pending()));
+    let (runtime, address, _) = serve(&file);
     let check = format!("relay check --relay {address} --pin {} --room lab --state-dir .", made.pin);
     let (code, out, err) = said(&adit(dir.path(), &check));
     assert_eq!((code, err.as_str()), (0, ""), "{out}");
@@ -226,12 +233,7 @@ fn relay_check_says_what_works_and_what_to_do_where_it_does_not() {
     let file = dir.path().join("relay/relay.yaml");
     let text = at_ports_of_its_own(&file);
     std::fs::write(&file, text).unwrap();
-    let config = adit_relay::config::Config::load(&file).unwrap_or_else(|mistakes| panic!("{mistakes}"));
-    let pin = config.credentials.pin;
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let server = runtime.block_on(adit_relay::server::Server::bind(config)).unwrap();
-    let address = server.addresses()[0];
-    runtime.spawn(server.run(std::future::pending(), std::future::pending()));
+    let (_runtime, address, pin) = serve(&file);
 
     let way_in = format!("--relay {address} --pin {pin} --token-file relay/lab.token");
     let (code, out, err) = said(&adit(dir.path(), &format!("relay check {way_in} --room lab")));
@@ -254,7 +256,116 @@ fn relay_check_says_what_works_and_what_to_do_where_it_does_not() {
     let (code, out, err) = said(&adit(dir.path(), &format!("relay check {way_in} --room lab --state-dir .")));
     assert!(code == 1 && err.contains("there is no key ./relay-client.key"), "{out}{err}");
     assert!(!dir.path().join("relay-client.key").exists(), "who looks makes none");
-    for wrong in ["relay check", "relay check --relay 127.0.0.1:1", "relay check --relay 127.0.0.1:1 --room lab"] {
-        assert_eq!(said(&adit(dir.path(), wrong)).0, 2, "{wrong}");
+    for wrong in ["relay check", "relay check --relay 127.0.0.1:1", "relay check --relay 127.0.0.1 --room lab"] {
+        let (code, _, err) = said(&adit(dir.path(), wrong));
+        assert_eq!(code, 2, "{wrong}");
+        assert!(err.contains("either -c FILE, or --relay with --pin or --ca, and --room"), "{wrong}: {err}");
     }
+}
+
+/// A file that the tests write, for its owner alone or for all.
+fn write(dir: &Path, name: &str, text: &str, mode: u32) {
+    std::fs::write(dir.join(name), text).unwrap();
+    std::fs::set_permissions(dir.join(name), PermissionsExt::from_mode(mode)).unwrap();
+}
+
+#[test]
+fn the_manual_shows_a_gateway_at_a_relay_that_is_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    let manual = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/relay.md")).unwrap();
+    let example = manual.split("```yaml\n").skip(1).find_map(|rest| rest.split("```").next()).unwrap();
+    write(dir.path(), "adit.yaml", example, 0o644);
+    write(dir.path(), "lab.token", "a0123456789012345678901", 0o600);
+    write(dir.path(), "site-b.psk", "a preshared key that is long enough", 0o600);
+    let (code, out, err) = said(&adit(dir.path(), "config check adit.yaml"));
+    assert_eq!((code, err.as_str()), (0, ""), "{out}");
+    assert!(out.contains("\nrelay wss://relay.example.org:443 room lab, by token\n"), "{out}");
+    assert!(out.contains("\npeer site-b met at the relay, by IKE as "), "{out}");
+}
+
+/// A gateway's file with these rooms of a relay.
+fn gateway_at(url: &str, pin: &str, rooms: &str) -> String {
+    format!(
+        "name: a\nlisten: 0.0.0.0:4500\ninterface: {{ name: adit0 }}\ndataplane: {{ workers: 1 }}\nstate_dir: state\n\
+         relay: {{ url: \"{url}\", pin: \"{pin}\", rooms: {rooms}, token_file: relay/lab.token }}\n\
+         peers:\n  - {{ name: b, ike: {{ psk_file: b.psk }} }}\n"
+    )
+}
+
+#[test]
+fn relay_check_takes_the_file_of_a_gateway_and_its_url() {
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(said(&adit(dir.path(), "relay init --dir relay --name localhost")).0, 0);
+    let file = dir.path().join("relay/relay.yaml");
+    std::fs::write(&file, at_ports_of_its_own(&file)).unwrap();
+    let (_runtime, address, pin) = serve(&file);
+    write(dir.path(), "b.psk", "a preshared key that is long enough", 0o600);
+    let (url, pin) = (format!("wss://{address}"), pin.to_string());
+    write(dir.path(), "a.yaml", &gateway_at(&url, &pin, "[lab]"), 0o644);
+    let (code, out, err) = said(&adit(dir.path(), "relay check -c a.yaml"));
+    assert_eq!((code, err.as_str()), (0, ""), "{out}");
+    assert!(out.contains("has no key in ") && out.contains("went to a second client and back"), "{out}");
+    std::fs::create_dir(dir.path().join("state")).unwrap();
+    let key = adit_relay::key::ClientKey::load_or_create(&dir.path().join("state")).unwrap();
+    let (code, out, _) = said(&adit(dir.path(), "relay check -c a.yaml"));
+    assert!(code == 0 && out.contains(&key.public().to_string()), "{out}");
+    write(dir.path(), "a.yaml", &gateway_at(&url, &pin, "[lab, lap]"), 0o644);
+    let (code, out, _) = said(&adit(dir.path(), "relay check -c a.yaml"));
+    assert!(code == 1 && out.contains("rooms lab, lap\n") && out.contains("ok     room lab: may be there"), "{out}");
+    assert!(out.contains("WRONG  room lap: ") && out.contains("no such room (lap)"), "{out}");
+    write(dir.path(), "a.yaml", "name: a\npeers: []\n", 0o644);
+    assert_eq!(said(&adit(dir.path(), "relay check -c a.yaml")).0, 1);
+
+    let way_in = format!("relay check --relay {url} --pin {pin} --room lab --token-file");
+    write(dir.path(), "open.token", &std::fs::read_to_string(dir.path().join("relay/lab.token")).unwrap(), 0o644);
+    let (code, out, _) = said(&adit(dir.path(), &format!("{way_in} open.token")));
+    assert!(
+        code == 1 && out.contains("WRONG") && out.contains("chmod 600 open.token") && out.contains("registered in "),
+        "{out}"
+    );
+    let (code, _, err) = said(&adit(dir.path(), &format!("{way_in} none.token")));
+    assert!(code == 1 && err.contains("none.token does not exist; copy it from the relay"), "{err}");
+}
+
+#[test]
+fn a_relays_file_and_a_gateways_are_told_from_each_other() {
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(said(&adit(dir.path(), "relay init --dir . --name localhost")).0, 0);
+    write(dir.path(), "a.yaml", &gateway_at("relay.example.org", "x", "[lab]"), 0o644);
+    for line in ["config check relay.yaml", "run -c relay.yaml"] {
+        let (code, _, err) = said(&adit(dir.path(), line));
+        assert!(code == 1 && err.contains("this is a relay's file") && err.matches("expected:").count() == 1, "{line}: {err}");
+    }
+    let (code, _, err) = said(&adit(dir.path(), "relay -c a.yaml"));
+    assert!(code == 78 && err.contains("this is a gateway's file") && err.matches("expected:").count() == 1, "{err}");
+    let text = std::fs::read_to_string(dir.path().join("relay.yaml")).unwrap();
+    write(dir.path(), "b.yaml", &text.replace("token_file: lab.token", "token_file: none.token"), 0o644);
+    let line = text.lines().position(|line| line.contains("token_file: lab.token")).unwrap() + 1;
+    let (_, _, err) = said(&adit(dir.path(), "relay check -c b.yaml"));
+    assert!(err.contains(&format!("b.yaml:{line}:5: ")) && err.contains("|     ^^^^^^^^^^\n"), "{err}");
+}
+
+#[test]
+fn relay_check_says_when_it_could_try_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(said(&adit(dir.path(), "relay init --dir . --name relay.example.org")).0, 0);
+    let text = std::fs::read_to_string(dir.path().join("relay.yaml")).unwrap();
+    let listed = format!("keys: [\"{}\"]", "A".repeat(43));
+    write(dir.path(), "relay.yaml", &text.replace("token_file: lab.token", &listed), 0o644);
+    let (code, out, _) = said(&adit(dir.path(), "relay check -c relay.yaml"));
+    assert!(code == 1 && out.contains("WRONG  nothing was tried"), "{out}");
+    assert!(out.contains("--relay relay.example.org:443 --pin "), "{out}");
+}
+
+#[test]
+fn relay_init_says_once_what_is_in_the_way_and_warns_of_a_bare_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let (code, out, _) = said(&adit(dir.path(), "relay init --dir relay"));
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+    assert_eq!((code, out.contains("WARNING: `")), (0, adit_relay::init::is_bare(name.trim())), "{out}");
+    let (code, _, err) = said(&adit(dir.path(), "relay init --dir relay"));
+    assert_eq!((code, err.matches("exists and is not overwritten").count()), (1, 1), "{err}");
+    assert!(err.contains("--dir DIR"), "{err}");
+    let (_, out, _) = said(&adit(dir.path(), "relay init --dir other --name vm"));
+    assert!(!out.contains("WARNING: `"), "{out}");
 }

@@ -29,14 +29,30 @@ pub enum InitError {
     Name(String),
     #[error("the directory {0} cannot be made ({1}); name another one: --dir DIR")]
     Directory(String, io::Error),
-    #[error("{0}; {remedy}", remedy = .0.remedy())]
-    File(#[from] FileError),
-    #[error("no key or certificate could be made: {0}")]
+    // Not its source: who prints the causes as well would say the same twice.
+    #[error("{0}; {remedy}", remedy = remedy(.0))]
+    File(FileError),
+    #[error("no key or certificate could be made")]
     Certificate(#[from] rcgen::Error),
-    #[error("no pin could be made: {0}")]
+    #[error("no pin could be made")]
     Pin(#[from] rustls::Error),
     #[error("the random number generator failed")]
     NoRandomness,
+}
+
+impl From<FileError> for InitError {
+    fn from(error: FileError) -> InitError {
+        InitError::File(error)
+    }
+}
+
+fn remedy(error: &FileError) -> String {
+    match error {
+        FileError::Exists(file) => {
+            format!("make the relay in another directory (--dir DIR), or move it away: mv {file} {file}.old")
+        }
+        _ => error.remedy(),
+    }
 }
 
 /// What was made.
@@ -52,6 +68,11 @@ pub struct Made {
 pub fn machine_name() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     if name.trim().is_empty() { "localhost".to_owned() } else { name.trim().to_owned() }
+}
+
+/// Whether a name is most likely known on its own network alone: no address, and no part of a domain.
+pub fn is_bare(name: &str) -> bool {
+    !name.contains('.') && name.parse::<IpAddr>().is_err()
 }
 
 /// Makes all files of a relay in this directory, which is made where there is none.
@@ -148,12 +169,13 @@ rooms:
     # keys: [\"…\"]   # 43 letters each, as the gateway prints its own: adit relay check --state-dir DIR
 
 # STUN, by which a gateway learns where it is seen and what NAT lies before it: UDP 3478 and 3479. `auto` is where this machine reaches the
-# Internet from; with two public addresses, name both, and clients learn all of RFC 5780. Behind a NAT that passes a public address on
-# to this machine (as in most clouds), name that with `shown`.
+# Internet from; with two public addresses, name both: who is logged in learns all of RFC 5780 then, and strangers, as `adit nat` is
+# one, with `open` as well. Behind a NAT that passes a public address on to this machine (as in most clouds), name that with `shown`.
 stun:
   listen: auto
   # listen: [203.0.113.1:3478, 203.0.113.2:3478, \"[2001:db8::1]:3478\"]
   # shown: 203.0.113.1
+  # open: true   # for networks of one's own: answers may be longer than the questions of strangers
 # TURN, which lends a client an address that every peer can send to, for who is behind a NAT that no punching opens: UDP and TCP 3478, TLS
 # 5349, and a UDP port of these for each. Only clients that are logged in get credentials for it, each for an hour.
 turn:
@@ -204,6 +226,7 @@ mod tests {
             let config = Config::load(&dir.join(CONFIG)).unwrap();
             assert_eq!(config.credentials.pin, made.pin);
             assert_eq!(config.access.0.len(), 1);
+            assert_eq!(config.credentials.names(), [name]);
             assert!(made.text.contains(&made.pin.to_string()), "{}", made.text);
             let token = std::fs::read_to_string(dir.join("lab.token")).unwrap();
             assert!(!made.text.contains(token.trim()), "a secret stays in its file");
@@ -218,12 +241,18 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("lab.token"), "mine").unwrap();
         let error = init(dir.path(), "relay.example.org").unwrap_err().to_string();
-        assert!(error.contains("lab.token exists") && error.contains("mv "), "{error}");
+        assert!(error.contains("lab.token exists") && error.contains("mv ") && error.contains("--dir DIR"), "{error}");
         let left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(left, ["lab.token"]);
         for name in ["", "a b", "relay.example.org:443", "é"] {
             assert!(matches!(init(dir.path(), name).unwrap_err(), InitError::Name(_)), "{name}");
         }
+    }
+
+    #[test]
+    fn a_name_without_a_domain_is_told_from_others() {
+        assert!(is_bare("vm") && is_bare("localhost"));
+        assert!(!is_bare("relay.example.org") && !is_bare("192.0.2.1") && !is_bare("2001:db8::1"));
     }
 
     /// What the comments show as usual must be what is usual.

@@ -17,8 +17,9 @@ const FILE: &str = "relay-client.key";
 /// Why there is no key.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
+    // Not its source: who prints the causes as well would say the same twice.
     #[error("{0}; {remedy}", remedy = .0.remedy())]
-    File(#[from] FileError),
+    File(FileError),
     #[error("there is no key {0}; a gateway makes it when it first goes to a relay: name its state directory")]
     None(String),
     #[error(
@@ -28,6 +29,12 @@ pub enum KeyError {
     NoKey(String),
     #[error("the random number generator failed")]
     NoRandomness,
+}
+
+impl From<FileError> for KeyError {
+    fn from(error: FileError) -> KeyError {
+        KeyError::File(error)
+    }
 }
 
 /// A key pair.

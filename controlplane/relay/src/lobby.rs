@@ -119,8 +119,8 @@ impl Lobby {
         })
     }
 
-    /// Who may be where has changed. How many clients have to go.
-    pub fn review(&self, access: &Access) -> usize {
+    /// Who may be where has changed. The clients that have to go.
+    pub fn review(&self, access: &Access) -> Vec<(PeerKey, Vec<RoomName>)> {
         self.with(|hall| hall.review(Instant::now(), |key, rooms, pass| access.review(key, rooms, pass)))
     }
 

@@ -14,7 +14,9 @@ use std::pin::pin;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use adit_proto::relay::{PeerKey, RoomName};
 use anyhow::{Context, anyhow};
+use rustls::AlertDescription;
 use socket2::{Domain, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
@@ -47,6 +49,9 @@ const NOT_SENT_BYTES: u32 = 32 << 10;
 const UNANSWERED: Duration = Duration::from_secs(60);
 /// The first byte of every connection of TLS: a record of its handshake (RFC 8446 §5.1).
 const TLS_HANDSHAKE: u8 = 22;
+
+/// How many of those who were closed by a reload are named in the log.
+const REVOKED_TOLD: usize = 10;
 
 /// A relay that listens and does not answer yet.
 pub struct Server {
@@ -122,12 +127,28 @@ impl Reloader {
             ("turn", old_turn != new_turn),
         ];
         let later: Vec<_> = changes.into_iter().filter_map(|(key, has_changed)| has_changed.then_some(key)).collect();
-        tracing::info!("reloaded: {rooms} rooms, pin {pin}; {revoked} clients may not be where they were, and were closed");
+        let count = revoked.len();
+        tracing::info!("reloaded: {rooms} rooms, pin {pin}; {count} clients may not be where they were, and were closed");
+        revoked_lines(&revoked).iter().for_each(|line| tracing::info!("{line}"));
         if !later.is_empty() {
             tracing::warn!("{} will hold after a restart only", later.join(", "));
         }
-        Ok(Reloaded { revoked, later })
+        Ok(Reloaded { revoked: count, later })
     }
+}
+
+/// What the log says of those who were closed: of some each, and how many others there were.
+fn revoked_lines(revoked: &[(PeerKey, Vec<RoomName>)]) -> Vec<String> {
+    let line = |(key, rooms): &(PeerKey, Vec<RoomName>)| {
+        let rooms = rooms.iter().map(RoomName::as_str).collect::<Vec<_>>().join(", ");
+        format!("closed, since it may not be there any more: {key} in {rooms}")
+    };
+    let mut lines: Vec<String> = revoked.iter().take(REVOKED_TOLD).map(line).collect();
+    let others = revoked.len() - lines.len();
+    if others > 0 {
+        lines.push(format!("and {others} others"));
+    }
+    lines
 }
 
 impl Reloader {
@@ -371,7 +392,7 @@ async fn open(shared: &Arc<Shared>, place: Place, stream: TcpStream, from: Socke
         Ok(stream) => stream,
         Err(error) => {
             shared.tally.refuse(why(&error));
-            shared.tell(from, format_args!("no TLS: {error}"));
+            shared.tell(from, format_args!("no TLS: {}", in_words(&error)));
             return None;
         }
     };
@@ -384,5 +405,44 @@ fn why(error: &io::Error) -> Why {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
         Some(rustls::Error::PeerIncompatible(_)) => Why::TlsIncompatible,
         _ => Why::TlsFailed,
+    }
+}
+
+/// Why there is no TLS; what a client says by an alert, as what it means here.
+fn in_words(error: &io::Error) -> String {
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+        Some(rustls::Error::AlertReceived(AlertDescription::CertificateUnknown | AlertDescription::UnknownCA)) => {
+            "the client does not take this relay's key: its pin or CA".to_owned()
+        }
+        Some(rustls::Error::AlertReceived(AlertDescription::BadCertificate | AlertDescription::CertificateExpired)) => {
+            "the client does not take this relay's certificate: the name, the dates, or the clock of the client".to_owned()
+        }
+        _ => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_client_has_against_the_key_is_said_in_words() {
+        let of = |alert| in_words(&io::Error::other(rustls::Error::AlertReceived(alert)));
+        assert_eq!(of(AlertDescription::CertificateUnknown), "the client does not take this relay's key: its pin or CA");
+        assert!(of(AlertDescription::UnknownCA).contains("its pin or CA"));
+        assert!(of(AlertDescription::CertificateExpired).contains("dates"));
+        assert!(of(AlertDescription::InternalError).contains("InternalError"));
+    }
+
+    #[test]
+    fn of_those_who_were_closed_ten_are_named_and_the_others_counted() {
+        let one = |number: u8| (PeerKey([number; 32]), vec!["lab".parse().unwrap(), "yard".parse().unwrap()]);
+        let all: Vec<_> = (0..12).map(one).collect();
+        let lines = revoked_lines(&all);
+        assert_eq!(lines.len(), 11);
+        assert!(lines[0].contains(&PeerKey([0; 32]).to_string()) && lines[0].ends_with(" in lab, yard"), "{lines:?}");
+        assert_eq!(lines[10], "and 2 others");
+        assert_eq!(revoked_lines(&all[..10]).len(), 10);
+        assert!(revoked_lines(&[]).is_empty());
     }
 }

@@ -15,6 +15,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::verify_server_name;
 use rustls::crypto::aws_lc_rs::{self as suite, kx_group};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
@@ -140,6 +141,22 @@ impl Credentials {
         match server(&credentials) {
             Ok(_) => Ok(credentials),
             Err(error) => Err(CredentialsError::Mismatch(shown, key_shown, error)),
+        }
+    }
+}
+
+impl Credentials {
+    /// The names and addresses that the certificate is for.
+    pub fn names(&self) -> Vec<String> {
+        let (Some(first), Ok(nobody)) = (self.chain.first(), ServerName::try_from("nobody.invalid")) else { return Vec::new() };
+        let Ok(parsed) = ParsedCertificate::try_from(first) else { return Vec::new() };
+        match verify_server_name(&parsed, &nobody) {
+            // Told as `DnsName("…")` and `IpAddress(…)`.
+            Err(rustls::Error::InvalidCertificate(CertificateError::NotValidForNameContext { presented, .. })) => {
+                let inner = |name: &String| Some(name.split_once('(')?.1.strip_suffix(')')?.trim_matches('"').to_owned());
+                presented.iter().filter_map(inner).collect()
+            }
+            _ => Vec::new(),
         }
     }
 }

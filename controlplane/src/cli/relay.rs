@@ -1,6 +1,7 @@
 //! `adit relay`: runs a relay, makes all that a new one needs, or finds out whether one works.
 
 mod check;
+mod place;
 mod reach;
 mod report;
 
@@ -9,7 +10,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use adit_channel::service::{Manager, NotifyState};
-use adit_relay::config::Config;
 use adit_relay::init;
 use adit_relay::secret_file;
 use adit_relay::server::{Reloader, Server};
@@ -18,6 +18,7 @@ use clap::{Args, Subcommand};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::config::relay_file;
 use crate::{log, private};
 
 /// Descriptors beside those of connections: listeners, files, what the runtime has.
@@ -49,7 +50,7 @@ enum RelayCommand {
     },
     /// Registers at a relay as a gateway does, has a message passed, and says what works, what does not and what to do about it.
     /// Exit code 0: all is well; 1: not; 2: the command was not understood
-    Check(check::Check),
+    Check(place::Check),
 }
 
 /// Does what was asked. What `init` and `check` give is to be printed.
@@ -74,7 +75,12 @@ pub fn run(relay: Relay) -> anyhow::Result<Option<String>> {
 }
 
 fn make(dir: &Path, name: Option<String>) -> anyhow::Result<String> {
-    let made = init::init(dir, &name.unwrap_or_else(init::machine_name))?;
+    let is_named = name.is_some();
+    let name = name.unwrap_or_else(init::machine_name);
+    let mut made = init::init(dir, &name)?;
+    if !is_named && init::is_bare(&name) {
+        made.text.push_str(&bare(&name, dir));
+    }
     if !rustix::process::geteuid().is_root() {
         return Ok(made.text);
     }
@@ -92,6 +98,14 @@ fn make(dir: &Path, name: Option<String>) -> anyhow::Result<String> {
     Ok(made.text)
 }
 
+fn bare(name: &str, dir: &Path) -> String {
+    format!(
+        "\nWARNING: `{name}`, the name of this machine, has no domain: elsewhere nobody will find it. Write the name or address under which \
+         gateways reach this machine into their `url`; or move {} away and make it anew with --name relay.example.org\n",
+        dir.display()
+    )
+}
+
 fn without_user(dir: &Path) -> String {
     let user = secret_file::SERVICE_USER;
     format!(
@@ -105,7 +119,7 @@ fn serve(file: &Path) -> anyhow::Result<()> {
     log::init()?;
     // Before the keys are read.
     private::memory().context("closing the memory of this process to others and to core dumps")?;
-    let config = Config::load(file).map_err(|mistakes| super::Misconfigured(mistakes.to_string()))?;
+    let config = relay_file::load(file).map_err(|problems| super::Misconfigured(problems.to_string()))?;
     enough_descriptors(config.descriptors());
     let mut manager = Manager::open().context("the way to the manager of services that NOTIFY_SOCKET names")?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -142,15 +156,15 @@ fn serve(file: &Path) -> anyhow::Result<()> {
 /// With a file that has mistakes it goes on as before.
 fn reload(file: &Path, reloader: &Reloader, manager: &Manager) {
     manager.reloading();
-    match Config::load(file) {
+    match relay_file::load(file) {
         // What has changed is told there.
         Ok(config) => {
             if let Err(error) = reloader.reload(config) {
                 tracing::error!("nothing was changed: {error:#}");
             }
         }
-        Err(mistakes) => {
-            tracing::error!("nothing was changed, since the file has mistakes:\n{}", mistakes.to_string().trim_end())
+        Err(problems) => {
+            tracing::error!("nothing was changed, since the file has mistakes:\n{}", problems.to_string().trim_end())
         }
     }
     manager.reloaded();

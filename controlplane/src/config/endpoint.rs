@@ -5,12 +5,17 @@ use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
+use adit_proto::relay::HostPort;
+
 use crate::limits::{HOST_LEN_MAX, INTERFACE_LEN_MAX, LABEL_LEN_MAX};
 
 /// The port of IKE and ESP in UDP (RFC 3948), where a name comes without one.
 pub const PORT_DEFAULT: u16 = 4500;
 /// The port of STUN (RFC 8489 §18.4), where a server comes without one.
 pub const STUN_PORT: u16 = 3478;
+
+/// The port of a relay that comes without one.
+pub const RELAY_PORT: u16 = 443;
 
 /// One place where a peer receives.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -99,6 +104,15 @@ pub fn stun_server(text: &str) -> Result<Endpoint, EndpointFault> {
         Host::Address(ip) if ip.is_unspecified() || ip.is_multicast() => Err(EndpointFault::Nobody),
         Host::Address(_) | Host::Name(_) => Ok(server),
     }
+}
+
+/// A relay, as its `url` or without `wss://`: with a port unless it is 443.
+pub fn relay(text: &str) -> Option<HostPort> {
+    let place = text.strip_prefix("wss://").unwrap_or(text);
+    let place = place.strip_suffix('/').unwrap_or(place);
+    let has_port = place.rsplit_once(':').is_some_and(|(host, _)| !host.contains(':') || host.ends_with(']'));
+    let with_port = if has_port { place.to_owned() } else { format!("{place}:{RELAY_PORT}") };
+    HostPort::new(&with_port).ok()
 }
 
 /// One place, where a name has this port if it comes without one.

@@ -83,6 +83,10 @@ const PEERS: Remedy = Remedy {
 };
 const WORKERS: Remedy =
     Remedy { what: "threads are `dataplane.workers`, and their cores `dataplane.cores`", write: "dataplane: { workers: 2 }" };
+const TOKEN: Remedy = Remedy {
+    what: "a token has a file of its own, so that this one can be shown to others",
+    write: "token_file: lab.token      (and mode 0600 for it)",
+};
 const SCRIPTS: Remedy = Remedy {
     what: "no commands are run; what waits for the tunnel can ask the API, or `adit status`",
     write: "nothing: remove it",
@@ -90,7 +94,7 @@ const SCRIPTS: Remedy = Remedy {
 
 /// Words after which a secret stands, in the lines that are shown.
 const SECRET: &[&str] =
-    &["psk", "secret", "secrets", "presharedkey", "sharedkey", "sharedsecret", "password", "passphrase", "privatekey"];
+    &["psk", "secret", "secrets", "presharedkey", "sharedkey", "sharedsecret", "password", "passphrase", "privatekey", "token"];
 
 /// Names without case, `-` and `_`.
 const FOREIGN: &[(&[&str], Remedy)] = &[
@@ -123,6 +127,7 @@ const FOREIGN: &[(&[&str], Remedy)] = &[
     (&["type", "tap", "tun", "dev", "devtype", "layer"], MODE),
     (&["peer", "connections", "conn", "conns", "children", "remotes", "tunnels", "sites"], PEERS),
     (&["threads", "cpus", "cpu", "cores"], WORKERS),
+    (&["token", "tokens", "accesstoken", "bearertoken"], TOKEN),
     (&["postup", "postdown", "preup", "predown", "updown", "leftupdown", "hooks", "scripts"], SCRIPTS),
 ];
 

@@ -219,6 +219,31 @@ pub fn paths(root: &Node) -> BTreeMap<(usize, usize), String> {
     all
 }
 
+/// Where the key of this path stands, or what it is in if there is no such key.
+pub fn place_of(root: &Node, path: &str) -> Option<Place> {
+    let is_within = |inner: &str| {
+        path.strip_prefix(inner).is_some_and(|rest| rest.is_empty() || rest.starts_with('.') || rest.starts_with('['))
+    };
+    let (mut node, mut at, mut found) = (root, String::new(), None);
+    loop {
+        let next = match &node.value {
+            Value::Nothing | Value::Text(_) => None,
+            Value::List(list) => list
+                .iter()
+                .enumerate()
+                .map(|(index, one)| (format!("{at}[{index}]"), one.at, one))
+                .find(|(inner, ..)| is_within(inner)),
+            Value::Block(block) => block
+                .iter()
+                .map(|entry| (joined(&at, &entry.key), entry.key_at, &entry.value))
+                .filter(|(inner, ..)| is_within(inner))
+                .max_by_key(|(inner, ..)| inner.len()),
+        };
+        let Some((inner, place, below)) = next else { return found };
+        (node, at, found) = (below, inner, Some(place));
+    }
+}
+
 /// A key within a block.
 pub fn joined(path: &str, key: &str) -> String {
     if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }

@@ -87,7 +87,8 @@ impl Reader {
                 continue;
             }
             let (key, expected) = (shown(entry), format!("one of {}", keys.join(", ")));
-            match text.and_then(|text| nearest(text, keys)) {
+            let file_of = |text| keys.iter().copied().find(|known| known.strip_suffix("_file") == Some(text));
+            match text.and_then(|text| nearest(text, keys).or_else(|| file_of(text))) {
                 Some(meant) => {
                     let what = format!("there is no key {key} here; did you mean `{meant}`?");
                     self.fail(&block.at(&key), what, expected, format!("{meant}:"));

@@ -109,6 +109,7 @@ fn each_mistake_has_its_place_and_its_remedy() {
         ("rooms: { lab: { token_file: relay.crt } }\n", "rooms.lab.token_file", "holds a secret and can be read", "chmod 600"),
         ("rooms: { lab: { token_file: short.token } }\n", "rooms.lab.token_file", "no token of at least 20", "openssl rand"),
         ("rooms: { lab: { token_file: lab.token, tokens_file: 1 } }\n", "rooms.lab.tokens_file", "did you mean", "token_file"),
+        ("rooms: { lab: { token: hunter2 } }\n", "rooms.lab.token", "did you mean `token_file`", "token_file:"),
         ("pages: { listen: 127.0.0.1:1 }\n", "pages.token_file", "missing", "token_file: pages.token"),
         ("pages: yes\n", "pages", "not a block", "pages: {"),
         ("idle_s: 0\n", "idle_s", "out of range", "idle_s: 1"),

@@ -136,14 +136,22 @@ impl Hall {
     }
 
     /// Who may be where has changed: what lets each client in now, `judge` says. Whom nothing lets in any more is told, and closed.
-    /// How many those were.
-    pub fn review(&mut self, now: Instant, judge: impl Fn(&PeerKey, &[RoomName], &Pass) -> Option<Pass>) -> usize {
+    /// Who those were, and where.
+    pub fn review(
+        &mut self,
+        now: Instant,
+        judge: impl Fn(&PeerKey, &[RoomName], &Pass) -> Option<Pass>,
+    ) -> Vec<(PeerKey, Vec<RoomName>)> {
+        let mut told = Vec::new();
         let mut revoked = Vec::new();
         for conn in self.holders.values() {
             let Some(client) = self.clients.get_mut(conn) else { continue };
             match judge(&client.key, &client.rooms, &client.pass) {
                 Some(pass) => client.pass = pass,
-                None => revoked.push(*conn),
+                None => {
+                    told.push((client.key, client.rooms.clone()));
+                    revoked.push(*conn);
+                }
             }
         }
         for conn in &revoked {
@@ -151,6 +159,6 @@ impl Hall {
             self.wake(*conn);
         }
         self.tell_who_left(now);
-        revoked.len()
+        told
     }
 }

@@ -1,21 +1,15 @@
 //! `adit relay check`: registers at a relay as a gateway would, has a message passed to a second client, and says what works, what does not
 //! and what to do about it.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use adit_proto::relay::{HostPort, Kind, PeerKey, RoomName, Train};
-use adit_relay::client::{self, Cause, Client, Event, Events, Handle, ProxyChoice, TurnGrant};
-use adit_relay::config;
+use adit_proto::relay::{Kind, PeerKey, RoomName, Train};
+use adit_relay::client::{self, Cause, Client, Event, Events, Handle, TurnGrant};
 use adit_relay::key::ClientKey;
-use adit_relay::login::Token;
-use adit_relay::secret_file;
-use adit_relay::tls::{Pin, Trust};
-use anyhow::{Context, bail};
-use clap::Args;
 use tokio::time::timeout;
 
+use super::place::{Check, Place, places};
 use super::reach::try_reach;
 use super::report::Report;
 
@@ -31,40 +25,6 @@ const SEGMENTS: usize = 3;
 /// How many of those who are in a room are named.
 const NAMED: usize = 8;
 
-/// Which relay, and how to come in.
-#[derive(Debug, Args)]
-pub(super) struct Check {
-    /// The configuration file of a relay that runs on this machine: each of its rooms with a token is tried
-    #[arg(short, long, value_name = "FILE", conflicts_with_all = ["relay", "pin", "ca", "room", "token_file"],
-        required_unless_present = "relay")]
-    config: Option<PathBuf>,
-    /// The relay
-    #[arg(long, value_name = "HOST:PORT", requires = "room")]
-    relay: Option<HostPort>,
-    /// Its key, as `adit relay init` printed it; two while it changes
-    #[arg(long, value_name = "PIN", required_unless_present_any = ["ca", "config"])]
-    pin: Vec<Pin>,
-    /// Or the certificate of the CA that signed for it, as PEM
-    #[arg(long, value_name = "FILE", conflicts_with = "pin")]
-    ca: Option<PathBuf>,
-    /// The room to be in
-    #[arg(long, value_name = "ROOM")]
-    room: Option<RoomName>,
-    /// The file with the token of the room; without it the room must list the key of this client
-    #[arg(long, value_name = "FILE")]
-    token_file: Option<PathBuf>,
-    /// Be the client whose key is in this directory. Where that one is registered, no more is found out than that it may be
-    /// there: nobody takes its place. Without it, one that nobody knows
-    #[arg(long, value_name = "DIR")]
-    state_dir: Option<PathBuf>,
-}
-
-/// One room of one relay that is tried.
-struct Place {
-    relay: client::Relay,
-    proxy: ProxyChoice,
-}
-
 /// Tries it. What is to be printed, and whether all is well.
 ///
 /// # Errors
@@ -75,93 +35,30 @@ pub(super) fn run(check: &Check) -> anyhow::Result<(String, bool)> {
     // Some threads: the answer to one client must not wait for the other.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     for place in places {
-        let key = match &check.state_dir {
-            // None is made: the gateway could not read one of this user's.
-            Some(dir) => ClientKey::load(dir)?,
-            None => ClientKey::generate()?,
-        };
-        report.place(format_args!("relay {}, room {}", place.relay.at, place.relay.rooms[0]));
-        runtime.block_on(try_place(place, key, &mut report))?;
+        let rooms: Vec<&str> = place.relay.rooms.iter().map(RoomName::as_str).collect();
+        let word = if rooms.len() == 1 { "room" } else { "rooms" };
+        report.place(format_args!("relay {}, {word} {}", place.relay.at, rooms.join(", ")));
+        runtime.block_on(try_place(place, &mut report))?;
     }
     runtime.shutdown_background();
     Ok(report.end())
 }
 
-/// What is to be tried.
-fn places(check: &Check, report: &mut Report) -> anyhow::Result<Vec<Place>> {
-    if let Some(file) = &check.config {
-        let config = config::Config::load(file)?;
-        // Whoever asks may read more than the service.
-        config.files.iter().filter_map(|file| secret_file::closed_to_service(file)).for_each(|why| report.wrong(why));
-        return places_of(&config, report);
-    }
-    let (Some(at), Some(room)) = (check.relay.clone(), check.room.clone()) else {
-        bail!("name the relay and one of its rooms: --relay HOST:PORT --pin PIN --room ROOM");
-    };
-    let trust = match &check.ca {
-        Some(file) => Trust::roots(file).with_context(|| format!("--ca {}", file.display()))?,
-        None => Trust::Pins(check.pin.clone()),
-    };
-    let token = check.token_file.as_deref().map(token).transpose()?;
-    Ok(vec![Place {
-        relay: client::Relay { at, trust, rooms: vec![room], token, is_probe: true },
-        proxy: ProxyChoice::Environment,
-    }])
-}
-
-fn token(file: &Path) -> anyhow::Result<Token> {
-    let text = zeroize::Zeroizing::new(std::fs::read(file).with_context(|| format!("reading the token in {}", file.display()))?);
-    let what = || format!("{} holds no token: 20 to 256 letters and digits, as adit relay init makes one", file.display());
-    Token::from_file(&text).with_context(what)
-}
-
-/// The rooms of a relay on this machine that somebody can come into by a token.
-fn places_of(config: &config::Config, report: &mut Report) -> anyhow::Result<Vec<Place>> {
-    let listen = config.listen.first().context("the configuration names no address to listen at")?;
-    let at = HostPort::new(&here(*listen).to_string())?;
-    let mut places = Vec::new();
-    for (room, guests) in &config.access.0 {
-        match guests.tokens.first() {
-            Some(token) => {
-                let (trust, token) = (Trust::Pins(vec![config.credentials.pin]), Some(token.clone()));
-                let relay = client::Relay { at: at.clone(), trust, rooms: vec![room.clone()], token, is_probe: true };
-                // It is this machine.
-                places.push(Place { relay, proxy: ProxyChoice::None });
-            }
-            None => report.note(format_args!(
-                "room {room} has no token and is not tried; a gateway that it lists can: adit relay check --relay {at} --pin {} \
-                 --room {room} --state-dir DIR",
-                config.credentials.pin
-            )),
-        }
-    }
-    Ok(places)
-}
-
-/// Where a socket is reached from this machine that listens at all its addresses.
-fn here(listen: SocketAddr) -> SocketAddr {
-    let ip = match listen.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    };
-    SocketAddr::new(ip, listen.port())
-}
-
-async fn try_place(place: Place, key: ClientKey, report: &mut Report) -> anyhow::Result<()> {
-    let (handle, mut events) = start(&place, key)?;
+async fn try_place(place: Place, report: &mut Report) -> anyhow::Result<()> {
+    let (handle, mut events) = start(&place, place.key()?)?;
     let began = Instant::now();
     let welcome = match registered(&mut events).await {
         Ok(welcome) => welcome,
-        Err(NotIn { is_in_use: true, .. }) => {
+        Err(NotIn { cause: Some(Cause::InUse), .. }) => {
             report.well(format_args!("{} may be there, and is registered at this moment", handle.key()));
-            report.note(
-                "no message was passed: that would take its place; without --state-dir, with the token of the room, one is",
-            );
+            report.note("no message was passed: that would take its place; with --relay, --pin, --room and --token-file one is");
             return Ok(());
         }
-        Err(NotIn { why, .. }) => {
+        Err(NotIn { why, cause }) => {
             report.wrong(why);
+            if place.relay.rooms.len() > 1 && matches!(cause, Some(Cause::UnknownRoom(_) | Cause::NotListed { .. })) {
+                return each_alone(&place, report).await;
+            }
             return Ok(());
         }
     };
@@ -192,6 +89,20 @@ async fn try_place(place: Place, key: ClientKey, report: &mut Report) -> anyhow:
     Ok(())
 }
 
+/// A relay says of several rooms only that one of them is wrong: which one, is found out.
+async fn each_alone(place: &Place, report: &mut Report) -> anyhow::Result<()> {
+    report.note("who may not be in one of several rooms is let into none of them; each alone:");
+    for room in &place.relay.rooms {
+        let alone = place.with_room(room);
+        let (_handle, mut events) = start(&alone, alone.key()?)?;
+        match registered(&mut events).await {
+            Ok(_) | Err(NotIn { cause: Some(Cause::InUse), .. }) => report.well(format_args!("room {room}: may be there")),
+            Err(NotIn { why, .. }) => report.wrong(format_args!("room {room}: {why}")),
+        }
+    }
+    Ok(())
+}
+
 fn start(place: &Place, key: ClientKey) -> anyhow::Result<(Handle, Events)> {
     let metadata = b"adit relay check".to_vec();
     Ok(Client::start(client::Config { relays: vec![place.relay.clone()], key, metadata, proxy: place.proxy.clone() })?)
@@ -200,19 +111,18 @@ fn start(place: &Place, key: ClientKey) -> anyhow::Result<(Handle, Events)> {
 /// Why a client is not registered.
 struct NotIn {
     why: String,
-    /// The one whose key it has is, and this one would be let in without it.
-    is_in_use: bool,
+    cause: Option<Cause>,
 }
 
 /// The first attempt counts: whoever sets up a relay wants to know now.
 async fn registered(events: &mut Events) -> Result<client::Welcome, NotIn> {
-    let not_in = |why: String| NotIn { why, is_in_use: false };
+    let not_in = |why: String| NotIn { why, cause: None };
     let first = async {
         loop {
             match events.next().await {
                 Some(Event::Registered { welcome, .. }) => return Ok(welcome),
                 Some(Event::Failed { failure, .. }) => {
-                    return Err(NotIn { why: failure.to_string(), is_in_use: failure.cause == Cause::InUse });
+                    return Err(NotIn { why: failure.to_string(), cause: Some(failure.cause) });
                 }
                 Some(_) => {}
                 None => return Err(not_in("the client ended".to_owned())),
@@ -300,18 +210,5 @@ async fn delivered(events: &mut Events, from: PeerKey) -> Result<client::Deliver
             Some(_) => {}
             None => return Err("the client ended".to_owned()),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_relay_at_all_addresses_is_reached_at_the_nearest() {
-        let here = |text: &str| here(text.parse().unwrap()).to_string();
-        assert_eq!(here("0.0.0.0:443"), "127.0.0.1:443");
-        assert_eq!(here("[::]:8443"), "[::1]:8443");
-        assert_eq!(here("192.0.2.1:443"), "192.0.2.1:443");
     }
 }

@@ -165,7 +165,12 @@ impl Check<'_> {
         // Whom a relay sees is met there, if it is known who that is.
         let waits = waits || around.has_relay && matches!(keys, Some(Keys::Ike(_)));
         if !has_endpoint && !waits {
-            let expected = "the address and UDP port that the other gateway receives on";
+            let expected = match keys {
+                Some(Keys::Static { .. }) => "the address and UDP port that the other gateway receives on",
+                _ => {
+                    "the address and UDP port that the other gateway receives on, or a `relay` block at the top, where both meet"
+                }
+            };
             self.missing(at, "endpoint", expected, "endpoint: \"192.0.2.2:4500\"");
         }
         let lanes = self.number("lanes", raw.lanes, 1..=u64::from(WORKERS_MAX), "lanes", LANES_DEFAULT) as u16;

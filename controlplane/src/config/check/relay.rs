@@ -11,12 +11,11 @@ use adit_relay::tls::{Pin, Trust};
 use super::Check;
 use crate::config::problem::Place;
 use crate::config::raw::{self, Several, Spanned, Text};
-use crate::config::{Relay, RelayTrust};
+use crate::config::{Relay, RelayTrust, endpoint};
 use crate::key_file::Readers;
 
 const URL: &str = "url: wss://relay.example.org";
 const PIN: &str = "pin: sha256:…, as `adit relay init` prints it";
-const PORT: u16 = 443;
 
 impl Check<'_> {
     /// The block `relay`.
@@ -35,11 +34,7 @@ impl Check<'_> {
 
     /// `wss://HOST`, `HOST:PORT` and what is between them.
     fn relay_url(&mut self, text: &Text) -> Option<HostPort> {
-        let place = text.value.strip_prefix("wss://").unwrap_or(&text.value);
-        let place = place.strip_suffix('/').unwrap_or(place);
-        let has_port = place.rsplit_once(':').is_some_and(|(host, _)| !host.contains(':') || host.ends_with(']'));
-        let with_port = if has_port { place.to_owned() } else { format!("{place}:{PORT}") };
-        let parsed = HostPort::new(&with_port).ok();
+        let parsed = endpoint::relay(&text.value);
         if parsed.is_none() {
             let what = format!("`{}` is not where a relay can be", text.value);
             self.fail(text.at, what, "a name or address, and a TCP port if it is not 443".to_owned(), URL.to_owned());
@@ -127,7 +122,7 @@ impl Check<'_> {
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 
-    use crate::config::{Config, Machine, Problem, RelayTrust};
+    use crate::config::{Config, Machine, Problem, Problems, RelayTrust};
 
     const GOOD: &str = "pin: sha256:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 
@@ -162,6 +157,7 @@ mod tests {
         }
         let problems = load("").unwrap_err();
         assert!(problems.len() == 1 && problems[0].what.contains("`endpoint` is missing"), "{problems:?}");
+        assert!(problems[0].expected.contains("or a `relay` block"), "{problems:?}");
     }
 
     #[test]
@@ -182,5 +178,9 @@ mod tests {
             let problems = load(&relay).unwrap_err();
             assert!(problems.iter().any(|problem| problem.what.contains(what)), "{relay}: {problems:?}");
         }
+        let problems = load(&format!("relay: {{ url: r, {GOOD}, rooms: [lab], token: hunter2 }}")).unwrap_err();
+        assert!(problems.len() == 1 && problems[0].write.starts_with("token_file: "), "{problems:?}");
+        let shown = Problems::new("a.yaml".into(), "relay: { url: r, token: hunter2 }", problems).to_string();
+        assert!(!shown.contains("hunter2"), "{shown}");
     }
 }

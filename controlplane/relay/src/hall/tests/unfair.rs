@@ -186,7 +186,7 @@ fn who_may_not_be_there_any_more_is_told_and_closed() {
     house.data(one, 2, b"too late to be read");
     let revoked =
         house.hall.review(house.now, |peer, _, pass| (*peer != key(2)).then(|| Pass { listed: vec![room("a")], ..pass.clone() }));
-    assert_eq!(revoked, 1);
+    assert_eq!(revoked, [(key(2), vec![room("a")])]);
     assert!(house.events().contains(&Event::Wake(two)));
     assert_eq!(house.read_all(two), (vec![], Some(LeftReason::REVOKED)));
     assert_eq!(house.read(one), [left("a", 2, LeftReason::REVOKED)]);
