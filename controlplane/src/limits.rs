@@ -99,7 +99,7 @@ pub(crate) const MISSED_MIN: usize = 64;
 
 // The relay.
 
-/// Peers at the relay that are remembered; more than a room has.
+/// Peers at the relay that are remembered; more than a room has. Each room has an equal share.
 pub(crate) const RELAY_SEEN_MAX: usize = 4096;
 /// Streams in which one peer is looked for: of those who say that they are it, the ones that came last.
 pub(crate) const STREAMS_OF_PEER_MAX: usize = 4;

@@ -84,11 +84,11 @@ impl Streams {
             return false;
         }
         (self.client, self.try_at) = (None, None);
-        self.table.clear();
+        self.table = Table::default();
         self.wanted = wanted;
         let Some(wanted) = &self.wanted else { return is_other };
         match start(wanted, &desired.config) {
-            Ok(client) => self.client = Some(client),
+            Ok((client, table)) => (self.client, self.table) = (Some(client), table),
             Err(error) => {
                 self.try_at = Some(Instant::now() + AGAIN);
                 self.complain(format!("the relay cannot be used: {error:#}"));
@@ -167,6 +167,8 @@ impl Streams {
         let wanted = self.wanted.as_ref()?;
         let status = self.client.as_ref().and_then(|(handle, _)| handle.status().into_iter().next());
         let registered = status.as_ref().is_some_and(|status| matches!(status.standing, Standing::Registered | Standing::Late));
+        let counters = status.as_ref().map(|status| status.counters).unwrap_or_default().by_name();
+        let own = [("full", self.counters.full.load(Ordering::Relaxed)), ("unseen", self.table.unseen())];
         let failure = status.as_ref().and_then(|status| status.last_failure.as_ref()).map(|(_, failure)| failure.to_string());
         Some(schema::Relay {
             url: format!("wss://{}", wanted.relay.at),
@@ -180,11 +182,12 @@ impl Streams {
             failure: if registered { None } else { failure.or_else(|| self.said.clone()) },
             unsent: self.counters.unsent.load(Ordering::Relaxed),
             refused: self.counters.refused.load(Ordering::Relaxed),
+            counters: counters.into_iter().chain(own).map(|(name, count)| (name.to_owned(), count)).collect(),
         })
     }
 }
 
-fn start(wanted: &Wanted, config: &Config) -> anyhow::Result<(Handle, Events)> {
+fn start(wanted: &Wanted, config: &Config) -> anyhow::Result<((Handle, Events), Table)> {
     let Relay { at, trust, rooms, token_file } = wanted.relay.clone();
     let trust = match trust {
         RelayTrust::Pins(pins) => Trust::Pins(pins),
@@ -198,11 +201,13 @@ fn start(wanted: &Wanted, config: &Config) -> anyhow::Result<(Handle, Events)> {
         None => None,
     };
     let key = ClientKey::load_or_create(&config.state_dir).context("the key of this gateway at the relay")?;
+    let table = Table::new(&rooms, key.derived(b"streams"));
     let relays = vec![client::Relay { at, trust, rooms, token, is_probe: false }];
     let metadata = table::description(&wanted.identity);
     // What goes to the relay must not go into a full tunnel, which may be what it carries.
     let mark = Some(routing_rules::MARK);
-    Ok(Client::start(client::Config { relays, key, metadata, proxy: ProxyChoice::Environment, mark })?)
+    let client = Client::start(client::Config { relays, key, metadata, proxy: ProxyChoice::Environment, mark })?;
+    Ok((client, table))
 }
 
 impl Gateway {

@@ -52,6 +52,28 @@ pub struct Counters {
     pub unremembered: u64,
 }
 
+impl Counters {
+    /// Each by its name.
+    pub fn by_name(&self) -> [(&'static str, u64); 12] {
+        let Counters { registrations, failures, unsent, lost, undelivered, flooded, unknown, unexpected, unremembered } = *self;
+        let Dropped { ike_late, ike_full, data_late, data_full } = unsent;
+        [
+            ("registrations", registrations),
+            ("failures", failures),
+            ("ike_late", ike_late),
+            ("ike_full", ike_full),
+            ("data_late", data_late),
+            ("data_full", data_full),
+            ("lost", lost),
+            ("undelivered", undelivered),
+            ("flooded", flooded),
+            ("unknown", unknown),
+            ("unexpected", unexpected),
+            ("unremembered", unremembered),
+        ]
+    }
+}
+
 /// What a relay does now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
