@@ -25,7 +25,8 @@ use static_key::WantedSa;
 /// Readings of a configuration whose files change meanwhile.
 const READINGS: usize = 3;
 
-type Digest = [u8; 32];
+/// SHA-256 of what is in a file.
+pub type Digest = [u8; 32];
 
 /// The model.
 #[derive(Clone, Debug)]
@@ -177,6 +178,11 @@ impl Source {
     /// How they look now.
     pub fn stamps_now(&self) -> Stamps {
         Stamps::of(self.contents.keys().map(PathBuf::as_path))
+    }
+
+    /// What was in a file that it names; none where it does not name it, or where it could not be read.
+    pub fn content_of(&self, file: &Path) -> Option<Digest> {
+        self.contents.get(file).copied().flatten()
     }
 
     /// Whether a file that both name has the same content in both.

@@ -4,6 +4,7 @@ mod certificates;
 mod ike_families;
 mod paths;
 mod peers;
+mod relay;
 mod stamps;
 
 use std::collections::{BTreeMap, HashMap};
@@ -82,6 +83,7 @@ impl Collector for Gateway {
         }
         families.extend(certificates::families(&self.view.certificates(), &desired.config, &ike));
         families.extend(ike_families::families(&desired.config, &ike));
+        families.extend(relay::families(self.view.relay().as_ref()));
         families
     }
 }

@@ -58,8 +58,11 @@ pub struct Relay {
     pub failure: Option<String>,
     /// Messages and trains that could not be given to the relay.
     pub unsent: u64,
-    /// What came from somebody who is not seen, or was more of IKE than one may send.
+    /// What came from somebody who is not seen, or was no ESP where that was said.
     pub refused: u64,
+    /// What is counted beside that, by the names of [metrics.md](metrics.md#the-relay); most of it begins anew with another client.
+    #[serde(default)]
+    pub counters: BTreeMap<String, u64>,
 }
 
 /// A certificate of the gateway's own.

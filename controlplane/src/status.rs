@@ -105,6 +105,16 @@ fn relay(relay: &Relay) -> String {
     let seen = relay.observed.as_ref().map_or(String::new(), |observed| format!(", seen as {observed}"));
     fact("relay", &format!("{}, registered for {since}{rtt}{seen}", relay.url))
         + &fact("", &format!("{} others in {}", relay.peers, relay.rooms.join(", ")))
+        + &not_carried(relay)
+}
+
+/// What was not carried over the relay, in one line, if there is any.
+fn not_carried(relay: &Relay) -> String {
+    let others = relay.counters.iter().filter(|(name, _)| !["registrations", "failures"].contains(&name.as_str()));
+    let own = [("unsent", &relay.unsent), ("refused", &relay.refused)];
+    let all = own.into_iter().chain(others.map(|(name, count)| (name.as_str(), count)));
+    let some: Vec<String> = all.filter(|(_, count)| **count > 0).map(|(name, count)| format!("{count} {name}")).collect();
+    if some.is_empty() { String::new() } else { fact("", &format!("not carried: {}", some.join(", "))) }
 }
 
 fn gateway(status: &Status) -> String {

@@ -2,6 +2,7 @@
 //!
 //! [`Surroundings::here`] asks the machine, [`judge`] is pure.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -9,9 +10,10 @@ use adit_engine::auth::{self, Severity, judge_own};
 use ipnet::IpNet;
 use serde::Serialize;
 
-use crate::config::{Config, Endpoint, Problems};
+use crate::config::{Config, Endpoint, Peer, Problems};
 use crate::dataplane;
 use crate::netlink::{Netlink, RouteThere};
+use crate::routing_rules::is_default;
 
 /// Facts about the machine that the configuration of a gateway meets.
 #[derive(Debug, Default)]
@@ -141,13 +143,19 @@ fn route_over(config: &Config, around: &Surroundings, key: &str, inner: IpNet) -
     })
 }
 
-/// Networks that lead into the tunnel and hold the endpoint of a peer: it can be reached as long as a more specific route leads there
-/// outside, as that of a network in which this machine is.
+/// Networks that lead into the tunnel and hold the endpoint of a peer, or the relay: it can be reached as long as a more specific route
+/// leads there outside, as that of a network in which this machine is. A default route is no such network: what bears our mark goes
+/// around it.
 fn endpoints_inside(config: &Config, around: &Surroundings) -> Vec<Finding> {
     let mut findings = Vec::new();
-    let routes: Vec<IpNet> = config.routes().into_iter().map(|route| route.to).collect();
-    for (place, peer) in config.peers.iter().enumerate() {
-        let Some(endpoint) = peer.endpoints.iter().find_map(Endpoint::address).map(|endpoint| endpoint.ip()) else { continue };
+    let routes: Vec<IpNet> = config.routes().into_iter().map(|route| route.to).filter(|to| !is_default(to)).collect();
+    let of_peer = |(place, peer): (usize, &Peer)| {
+        let endpoint = peer.endpoints.iter().find_map(Endpoint::address)?;
+        Some((format!("peers[{place}].endpoint"), endpoint.ip()))
+    };
+    let relay = config.relay.as_ref().and_then(|relay| relay.at.as_str().parse::<SocketAddr>().ok());
+    let relay = relay.map(|at| ("relay.url".to_owned(), at.ip()));
+    for (key, endpoint) in config.peers.iter().enumerate().filter_map(of_peer).chain(relay) {
         let inner = config.interface.addresses.iter().chain(&routes).filter(|net| net.contains(&endpoint));
         let Some(inner) = inner.max_by_key(|net| net.prefix_len()) else { continue };
         let outside = |(name, address): &(String, IpNet)| {
@@ -155,7 +163,7 @@ fn endpoints_inside(config: &Config, around: &Surroundings) -> Vec<Finding> {
         };
         if !around.addresses.iter().any(outside) {
             findings.push(Finding {
-                key: format!("peers[{place}].endpoint"),
+                key,
                 what: format!("{endpoint} is in {}, which leads into the tunnel: its own packets cannot go there", inner.trunc()),
                 write: format!(
                     "run: ip route add {endpoint} via ROUTER dev INTERFACE, outside the tunnel; or other networks inside"

@@ -205,7 +205,7 @@ fn relay_check_with_the_key_of_a_gateway_leaves_it_registered() {
     let trust = adit_relay::tls::Trust::Pins(vec![made.pin]);
     let (at, rooms) = (address.to_string().parse().unwrap(), vec!["lab".parse().unwrap()]);
     let relays = vec![Relay { at, trust, rooms, token: None, is_probe: false }];
-    let config = Config { relays, key, metadata: Vec::new(), proxy: ProxyChoice::None };
+    let config = Config { relays, key, metadata: Vec::new(), proxy: ProxyChoice::None, mark: None };
     let (_handle, mut events) = runtime.block_on(async { Client::start(config) }).unwrap();
     runtime.block_on(async { while !matches!(events.next().await, Some(Event::Registered { .. })) {} });
     let (code, out, err) = said(&adit(dir.path(), &check));

@@ -141,19 +141,31 @@ fn a_bridge_that_is_not_there_yet_is_warned_of() {
 }
 
 #[test]
-fn an_endpoint_inside_the_tunnel_is_warned_of_unless_reached_outside() {
+fn an_endpoint_or_relay_in_the_tunnel_is_warned_of_unless_reached_outside() {
     let dir = tempfile::tempdir().unwrap();
     let selectors = ", selectors: [{ local: 10.1.0.0/24, remote: 192.0.0.0/16 }]";
-    let config = config(dir.path(), "mode: ip\ninterface: { name: adit0, addresses: [10.9.0.1/32] }", selectors);
+    let keys = ["peers[0].endpoint", "relay.url"];
+    let of_these = |config: &Config, name: &str, address: &str| -> Vec<String> {
+        let addresses = vec![(name.to_owned(), address.parse().unwrap())];
+        let findings = judge(config, &Surroundings { addresses, bridge: true, now: NOW, ..Surroundings::default() });
+        assert!(findings.iter().all(|one| !one.fatal || !keys.contains(&one.key.as_str())), "{findings:?}");
+        findings.into_iter().map(|one| one.key).filter(|key| keys.contains(&key.as_str())).collect()
+    };
+    let around = "mode: ip\ninterface: { name: adit0, addresses: [10.9.0.1/32] }\n\
+        relay: { url: \"wss://192.0.2.9\", pin: sha256:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA, rooms: [lab] }";
+    let inside = config(dir.path(), around, selectors);
     for (address, name, warned) in [
         ("192.0.2.1/24", "eth0", false),
         ("192.0.3.1/24", "eth0", true),
         ("192.0.2.1/24", "adit0", true),
         ("10.0.0.1/8", "eth0", true),
     ] {
-        let addresses = vec![(name.to_owned(), address.parse().unwrap())];
-        let findings = judge(&config, &Surroundings { addresses, bridge: true, now: NOW, ..Surroundings::default() });
-        let found = found(&findings).into_iter().filter(|(key, _)| *key == "peers[0].endpoint").collect::<Vec<_>>();
-        assert_eq!(found, if warned { vec![("peers[0].endpoint", false)] } else { Vec::new() }, "{address} on {name}");
+        let expected: &[&str] = if warned { &keys } else { &[] };
+        assert_eq!(of_these(&inside, name, address), expected, "{address} on {name}");
+    }
+    // What is marked goes around a default route, and around nothing else.
+    for (remote, expected) in [("0.0.0.0/0", &[][..]), ("128.0.0.0/1", &keys)] {
+        let all = config(dir.path(), around, &format!(", selectors: [{{ local: 10.1.0.0/24, remote: {remote} }}]"));
+        assert_eq!(of_these(&all, "eth0", "198.51.100.1/24"), expected, "{remote}");
     }
 }

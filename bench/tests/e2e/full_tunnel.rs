@@ -25,7 +25,7 @@ const WHOLE: Everything = [&["0.0.0.0/0"], &["::/0"]];
 /// As those write it whose routes must be more specific than the default route of the machine.
 const HALVES: Everything = [&["0.0.0.0/1", "128.0.0.0/1"], &["::/1", "8000::/1"]];
 
-fn selectors(number: u8, peer: u8) -> String {
+pub fn selectors(number: u8, peer: u8) -> String {
     format!(
         ", selectors: [{{ local: 10.77.0.{number}, remote: 10.77.0.{peer} }}, {{ local: 10.78.{number}.0/24, remote: 10.78.{peer}.0/24 }}, \
          {{ local: \"fd77::{number}/128\", remote: \"fd77::{peer}/128\" }}]"

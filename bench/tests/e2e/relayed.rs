@@ -16,7 +16,8 @@ use adit_bench::netns::Signal;
 use adit_bench::process::Process;
 use anyhow::{Context, Result, ensure};
 
-use crate::reaches;
+use crate::full_tunnel::selectors;
+use crate::{edit, reaches};
 
 const RELAY: usize = 2;
 
@@ -147,5 +148,32 @@ fn in_ip_mode_too_and_after_the_relay_was_killed_it_goes_on() -> Result<()> {
     apart.lab.gateways[0].kill_control()?;
     wait_until("nothing passes", SOON, || Ok(apart.lab.a().netns.run(&ping).is_err()))?;
     apart.lab.gateways[0].start_control()?;
+    apart.wait_until_up()
+}
+
+#[test]
+fn a_full_tunnel_does_not_swallow_the_way_to_the_relay() -> Result<()> {
+    /// Where nothing but a default route leads: that of the machine, or the tunnel.
+    const FAR: &str = "198.51.100.9";
+    let mut apart = Apart::prepare(true)?;
+    apart.lab.gateways[RELAY].netns.run(&format!("ip addr add {FAR}/32 dev lo"))?;
+    let (a, b) = (apart.lab.a(), apart.lab.b());
+    a.netns.run(&format!("ip route add default via 192.0.2.3 dev {WAN}"))?;
+    // As docs/config.md has it.
+    a.netns.run("sysctl -qw net.ipv4.conf.all.rp_filter=2")?;
+    edit(a, "wss://192.0.2.3", &format!("wss://{FAR}"))?;
+    edit(a, &selectors(1, 2), ", selectors: [{ local: 10.77.0.1/32, remote: 0.0.0.0/0 }]")?;
+    edit(b, &selectors(2, 1), ", selectors: [{ local: 0.0.0.0/0, remote: 10.77.0.1/32 }]")?;
+    apart.start_relay()?;
+    for gateway in &mut apart.lab.gateways[..RELAY] {
+        gateway.start_control()?;
+    }
+    apart.wait_until_up()?;
+    let way = apart.lab.a().netns.run(&format!("ip route get {FAR}"))?;
+    ensure!(way.contains("dev adit0"), "others go into the tunnel: {way}");
+    // It is found again while the tunnel has everything.
+    apart.kill_relay()?;
+    wait_until("that is told", SOON, || Ok(apart.lab.a().status()?["relay"]["registered"] == false))?;
+    apart.start_relay()?;
     apart.wait_until_up()
 }

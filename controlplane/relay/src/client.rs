@@ -41,7 +41,7 @@ use crate::key::ClientKey;
 use crate::limits::RELAYS_OF_CLIENT_MAX;
 use crate::login::Token;
 use crate::tls::{self, Trust};
-use open::Target;
+use open::{Out, Target};
 use state::State;
 
 /// When nothing is due, the keeper looks again after so long.
@@ -68,6 +68,9 @@ pub struct Config {
     /// What the peers are to know; nobody verifies it.
     pub metadata: Vec<u8>,
     pub proxy: ProxyChoice,
+    /// Mark of what leaves (SO_MARK), by which rules of the kernel know it; only who may administer the network can give one, and others
+    /// go without.
+    pub mark: Option<u32>,
 }
 
 /// Why a client cannot be started.
@@ -87,7 +90,7 @@ pub enum StartError {
 struct Shared {
     targets: Vec<Target>,
     key: ClientKey,
-    proxy: ProxyChoice,
+    out: Out,
     state: Mutex<State>,
     events: events::Sender,
     /// Of each relay: there is something to be written, and something that changes when to look at its pulse.
@@ -113,7 +116,7 @@ impl Client {
     /// # Errors
     /// See [`StartError`].
     pub fn start(config: Config) -> Result<(Handle, Events), StartError> {
-        let Config { relays, key, metadata, proxy } = config;
+        let Config { relays, key, metadata, proxy, mark } = config;
         if !(1..=RELAYS_OF_CLIENT_MAX).contains(&relays.len()) {
             return Err(StartError::Relays(relays.len()));
         }
@@ -126,7 +129,16 @@ impl Client {
         let notifies = || -> Vec<Notify> { targets.iter().map(|_| Notify::new()).collect() };
         let (has_work, has_changed) = (notifies(), notifies());
         let state = Mutex::new(State::new(Instant::now(), names, metadata));
-        let shared = Arc::new(Shared { targets, key, proxy, state, events: sender, has_work, has_changed, stop: Notify::new() });
+        let shared = Arc::new(Shared {
+            targets,
+            key,
+            out: Out { proxy, mark },
+            state,
+            events: sender,
+            has_work,
+            has_changed,
+            stop: Notify::new(),
+        });
         tokio::spawn(keep(shared.clone()));
         Ok((Handle(Arc::new(Guard(shared))), events))
     }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::Path;
 
 use adit_proto::relay::PeerKey;
+use aws_lc_rs::hkdf::{HKDF_SHA256, Prk, Salt};
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair, Signature};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -41,6 +42,7 @@ impl From<FileError> for KeyError {
 pub struct ClientKey {
     pair: Ed25519KeyPair,
     public: PeerKey,
+    secrets: Prk,
 }
 
 impl ClientKey {
@@ -88,12 +90,21 @@ impl ClientKey {
     fn of(seed: &[u8]) -> Option<ClientKey> {
         let pair = Ed25519KeyPair::from_seed_unchecked(seed).ok()?;
         let public = PeerKey(pair.public_key().as_ref().try_into().ok()?);
-        Some(ClientKey { pair, public })
+        let secrets = Salt::new(HKDF_SHA256, b"adit relay client v1").extract(seed);
+        Some(ClientKey { pair, public, secrets })
     }
 
     /// The half by which others know it.
     pub fn public(&self) -> PeerKey {
         self.public
+    }
+
+    /// A secret of whoever has this key, for one purpose: the same in every process.
+    pub fn derived(&self, purpose: &[u8]) -> Zeroizing<[u8; 32]> {
+        let mut secret = Zeroizing::new([0; 32]);
+        let made = self.secrets.expand(&[purpose], HKDF_SHA256).and_then(|okm| okm.fill(secret.as_mut()));
+        assert!(made.is_ok(), "HKDF-SHA256 gives as much as one of its hashes");
+        secret
     }
 
     pub(crate) fn sign(&self, message: &[u8]) -> Signature {
@@ -124,6 +135,9 @@ mod tests {
         let made = ClientKey::load_or_create(dir.path()).unwrap();
         let again = ClientKey::load_or_create(dir.path()).unwrap();
         assert_eq!(made.public(), again.public());
+        assert_eq!(made.derived(b"one"), again.derived(b"one"));
+        assert_ne!(made.derived(b"one"), made.derived(b"other"));
+        assert_ne!(made.derived(b"one"), ClientKey::generate().unwrap().derived(b"one"));
         assert_ne!(made.public(), ClientKey::generate().unwrap().public());
     }
 

@@ -147,6 +147,8 @@ pub(crate) const SIGHTINGS_OF_RELAY_MAX: usize = 16_384;
 pub(crate) const EVENTS_WAITING_MAX: usize = 1024;
 /// Trains of IKE and as many of data that wait for the user, each of at most 64 KiB; more are dropped.
 pub(crate) const DELIVERIES_WAITING_MAX: usize = 256;
+/// Messages of IKE in a second that one may send to the user: a handshake has ten.
+pub const IKE_OF_SENDER_PER_S: u64 = 200;
 /// Bytes in the socket that are not sent yet: what is written behind them waits for them.
 pub(crate) const UNSENT_BYTES_MAX: u32 = 32 << 10;
 /// Longest frame of a WebSocket, in bytes: a whole record.

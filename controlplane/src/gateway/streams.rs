@@ -4,7 +4,7 @@
 
 mod table;
 
-use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,6 @@ use adit_channel::Master;
 use adit_engine::identity::Identity;
 use adit_proto::control::{StreamId, TrainHeader};
 use adit_proto::esp::{self, Header};
-use adit_proto::rate_limit::Share;
 use adit_proto::relay::{Kind, Train};
 use adit_relay::client::{self, Client, Delivery, Event, Events, Handle, ProxyChoice, Standing};
 use adit_relay::key::ClientKey;
@@ -22,9 +21,10 @@ use anyhow::Context;
 
 use super::Gateway;
 use crate::config::{Config, Relay, RelayTrust};
+use crate::desired::{Desired, Digest};
 use crate::key_file::{self, Readers};
-use crate::limits::{IKE_OF_STREAM_PER_S, TRAINS_AT_ONCE_MAX};
-use crate::schema;
+use crate::limits::TRAINS_AT_ONCE_MAX;
+use crate::{routing_rules, schema};
 use table::Table;
 
 /// A client that could not be started, since a file is not as it should be, is tried again after so long.
@@ -35,6 +35,18 @@ const AGAIN: Duration = Duration::from_secs(10);
 struct Wanted {
     relay: Relay,
     identity: Identity,
+    /// What is in the files of token and CA, which are renewed under their names.
+    files: [Option<Digest>; 2],
+}
+
+impl Wanted {
+    fn of(desired: &Desired) -> Option<Wanted> {
+        let relay = desired.config.relay.clone()?;
+        let content = |file: &Path| desired.source.as_ref()?.content_of(file);
+        let ca = if let RelayTrust::Ca(file) = &relay.trust { Some(file.as_path()) } else { None };
+        let files = [relay.token_file.as_deref(), ca].map(|file| file.and_then(content));
+        Some(Wanted { relay, identity: desired.config.ike.id.clone(), files })
+    }
 }
 
 /// What did not go on, for people.
@@ -42,21 +54,19 @@ struct Wanted {
 pub struct StreamCounters {
     /// Messages and trains for a stream whose end no relay sees, or that the client did not take.
     pub unsent: AtomicU64,
-    /// What came from somebody who is not seen, or more of IKE than one may send.
+    /// What came from somebody who is not seen, or was no ESP where that was said.
     pub refused: AtomicU64,
     /// Trains for which a worker had no room.
     pub full: AtomicU64,
 }
 
 /// The client of the relay, and what is known by it.
+#[derive(Default)]
 pub(super) struct Streams {
     wanted: Option<Wanted>,
     client: Option<(Handle, Events)>,
     try_at: Option<Instant>,
     table: Table,
-    /// What each may still send of IKE in this second.
-    shares: BTreeMap<StreamId, Share>,
-    since: Instant,
     /// What was said in the log of why there is no registration.
     said: Option<String>,
     /// Whose turn it is among the workers.
@@ -64,39 +74,21 @@ pub(super) struct Streams {
     pub counters: StreamCounters,
 }
 
-impl Default for Streams {
-    fn default() -> Streams {
-        Streams {
-            wanted: None,
-            client: None,
-            try_at: None,
-            table: Table::default(),
-            shares: BTreeMap::new(),
-            since: Instant::now(),
-            said: None,
-            turn: 0,
-            counters: StreamCounters::default(),
-        }
-    }
-}
-
 impl Streams {
     /// As the configuration wants it. True when another client than before is there, or none: nobody is seen then.
-    pub(super) fn keep(&mut self, config: &Config) -> bool {
-        let identity = config.ike.id.clone();
-        let wanted = config.relay.clone().map(|relay| Wanted { relay, identity });
+    pub(super) fn keep(&mut self, desired: &Desired) -> bool {
+        let wanted = Wanted::of(desired);
         let is_other = self.wanted != wanted;
         let is_due = self.try_at.is_some_and(|at| at <= Instant::now());
         if !is_other && !is_due {
             return false;
         }
         (self.client, self.try_at) = (None, None);
-        self.table.clear();
-        self.shares.clear();
+        self.table = Table::default();
         self.wanted = wanted;
         let Some(wanted) = &self.wanted else { return is_other };
-        match start(wanted, config) {
-            Ok(client) => self.client = Some(client),
+        match start(wanted, &desired.config) {
+            Ok((client, table)) => (self.client, self.table) = (Some(client), table),
             Err(error) => {
                 self.try_at = Some(Instant::now() + AGAIN);
                 self.complain(format!("the relay cannot be used: {error:#}"));
@@ -113,6 +105,11 @@ impl Streams {
             return event;
         }
         std::future::pending().await
+    }
+
+    /// What it has to say beside that, if something waits.
+    fn waiting(&mut self) -> Option<Event> {
+        self.client.as_mut().and_then(|(_, events)| events.waiting())
     }
 
     /// Says once what is wrong.
@@ -163,13 +160,6 @@ impl Streams {
         if master.send_train(worker, header, &delivery.payload).is_err() {
             self.counters.full.fetch_add(1, Ordering::Relaxed);
         }
-        master.flush();
-    }
-
-    /// Whether a message of IKE may go to the engine: everybody has a share that is plenty for one.
-    fn may_ask(&mut self, stream: StreamId) -> bool {
-        let now_us = u64::try_from(self.since.elapsed().as_micros()).unwrap_or(u64::MAX);
-        self.shares.entry(stream).or_default().take(IKE_OF_STREAM_PER_S, now_us)
     }
 
     /// How it is with the relay, for people.
@@ -177,6 +167,8 @@ impl Streams {
         let wanted = self.wanted.as_ref()?;
         let status = self.client.as_ref().and_then(|(handle, _)| handle.status().into_iter().next());
         let registered = status.as_ref().is_some_and(|status| matches!(status.standing, Standing::Registered | Standing::Late));
+        let counters = status.as_ref().map(|status| status.counters).unwrap_or_default().by_name();
+        let own = [("full", self.counters.full.load(Ordering::Relaxed)), ("unseen", self.table.unseen())];
         let failure = status.as_ref().and_then(|status| status.last_failure.as_ref()).map(|(_, failure)| failure.to_string());
         Some(schema::Relay {
             url: format!("wss://{}", wanted.relay.at),
@@ -190,11 +182,12 @@ impl Streams {
             failure: if registered { None } else { failure.or_else(|| self.said.clone()) },
             unsent: self.counters.unsent.load(Ordering::Relaxed),
             refused: self.counters.refused.load(Ordering::Relaxed),
+            counters: counters.into_iter().chain(own).map(|(name, count)| (name.to_owned(), count)).collect(),
         })
     }
 }
 
-fn start(wanted: &Wanted, config: &Config) -> anyhow::Result<(Handle, Events)> {
+fn start(wanted: &Wanted, config: &Config) -> anyhow::Result<((Handle, Events), Table)> {
     let Relay { at, trust, rooms, token_file } = wanted.relay.clone();
     let trust = match trust {
         RelayTrust::Pins(pins) => Trust::Pins(pins),
@@ -208,22 +201,35 @@ fn start(wanted: &Wanted, config: &Config) -> anyhow::Result<(Handle, Events)> {
         None => None,
     };
     let key = ClientKey::load_or_create(&config.state_dir).context("the key of this gateway at the relay")?;
+    let table = Table::new(&rooms, key.derived(b"streams"));
     let relays = vec![client::Relay { at, trust, rooms, token, is_probe: false }];
     let metadata = table::description(&wanted.identity);
-    Ok(Client::start(client::Config { relays, key, metadata, proxy: ProxyChoice::Environment })?)
+    // What goes to the relay must not go into a full tunnel, which may be what it carries.
+    let mark = Some(routing_rules::MARK);
+    let client = Client::start(client::Config { relays, key, metadata, proxy: ProxyChoice::Environment, mark })?;
+    Ok((client, table))
 }
 
 impl Gateway {
     /// The client of the relay is as the configuration wants it.
     pub(super) fn keep_streams(&mut self) {
         let desired = self.desired.clone();
-        if self.streams.keep(&desired.config) {
+        if self.streams.keep(&desired) {
             self.tell_streams(None);
         }
     }
 
-    /// What the client of the relay says.
+    /// What the client of the relay says, and what else waits there: no more than a share of it, for the other things of the loop.
     pub(super) fn take_from_relay(&mut self, event: Event) {
+        self.take_event(event);
+        for _ in 1..TRAINS_AT_ONCE_MAX {
+            let Some(event) = self.streams.waiting() else { break };
+            self.take_event(event);
+        }
+        self.view.with_master(Master::flush);
+    }
+
+    fn take_event(&mut self, event: Event) {
         let at = self.desired.config.relay.as_ref().map(|relay| relay.at.to_string()).unwrap_or_default();
         match event {
             Event::Registered { welcome, .. } => {
@@ -237,7 +243,6 @@ impl Gateway {
             }
             Event::Left { room, peer, .. } => {
                 let concerned = self.streams.table.leave(&room, peer);
-                self.streams.shares.remove(&table::stream_to(peer));
                 self.tell_streams(Some(&concerned));
             }
             Event::Delivered(delivery) => self.take_delivery(&delivery),
@@ -262,8 +267,6 @@ impl Gateway {
         if delivery.kind == Kind::Esp {
             let streams = &self.streams;
             self.view.with_master(|master| streams.take_train(master, stream, delivery));
-        } else if !self.streams.may_ask(stream) {
-            self.streams.counters.refused.fetch_add(1, Ordering::Relaxed);
         } else if let Some(ike) = &mut self.ike {
             ike.receive_in_stream(stream, &delivery.payload);
         }
@@ -299,3 +302,6 @@ impl Gateway {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -26,7 +26,7 @@ const PINGS: Rate = Rate { amount: 1, per: Duration::from_secs(1), burst: PINGS_
 /// One attempt, and the registration that comes of it. It ends with what it was worth, which the state has been told.
 pub(super) async fn run(shared: Arc<Shared>, attempt: Attempt) {
     let Attempt { relay, elsewhere } = attempt;
-    let opened = open::open(&shared.targets[relay], elsewhere.as_ref(), &shared.key, &shared.proxy).await;
+    let opened = open::open(&shared.targets[relay], elsewhere.as_ref(), &shared.key, &shared.out).await;
     // What is told now may be many events.
     shared.events.room().await;
     let failure = match opened {
@@ -83,8 +83,8 @@ async fn read(shared: &Shared, relay: usize, mut stream: SplitStream<WebSocket>)
         };
         let payload = bytes.slice_ref(train.payload);
         let delivery = Delivery { relay, from, kind: train.kind, class: train.class, segment: train.segment, payload };
-        if !shared.events.deliver(delivery) {
-            shared.with(|state| state.handle_undelivered(relay));
+        if let Err(why) = shared.events.deliver(Instant::now(), delivery) {
+            shared.with(|state| state.handle_undelivered(relay, why));
         }
     }
 }

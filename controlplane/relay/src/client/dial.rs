@@ -10,7 +10,7 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{sleep, timeout};
 
 use super::failure::{Cause, Failure, Step};
@@ -37,15 +37,15 @@ pub(super) struct Dialed {
 }
 
 /// Connects to a relay.
-pub(super) async fn dial(to: &HostPort, proxy: Option<&Proxy>) -> Result<Dialed, Failure> {
+pub(super) async fn dial(to: &HostPort, proxy: Option<&Proxy>, mark: Option<u32>) -> Result<Dialed, Failure> {
     let Some(proxy) = proxy else {
-        let (socket, address) = connect(to).await.map_err(|(place, cause)| Failure { place, cause })?;
+        let (socket, address) = connect(to, mark).await.map_err(|(place, cause)| Failure { place, cause })?;
         return Ok(Dialed { stream: Box::new(socket), place: place(to, address) });
     };
     let name = format!("{to} by the proxy {}", proxy.at);
     let failed = |cause| Failure { place: name.clone(), cause };
     let of_proxy = |(_, cause): (String, Cause)| failed(Cause::ProxyUnreachable(proxy.at.clone(), Shown::of(cause)));
-    let (socket, _) = connect(&proxy.at).await.map_err(of_proxy)?;
+    let (socket, _) = connect(&proxy.at, mark).await.map_err(of_proxy)?;
     let tunnel = timeout(PROXY_TIME, proxy.tunnel(socket, to)).await;
     let stream = tunnel.unwrap_or(Err(Cause::TimedOut(Step::Proxy))).map_err(failed)?;
     Ok(Dialed { stream: Box::new(stream), place: name })
@@ -58,7 +58,7 @@ fn place(to: &HostPort, address: SocketAddr) -> String {
 }
 
 /// Connects to a host by the first of its addresses that answers.
-async fn connect(to: &HostPort) -> Result<(TcpStream, SocketAddr), (String, Cause)> {
+async fn connect(to: &HostPort, mark: Option<u32>) -> Result<(TcpStream, SocketAddr), (String, Cause)> {
     let failed = |cause| (to.to_string(), cause);
     let found = timeout(LOOKUP_TIME, tokio::net::lookup_host(to.as_str())).await;
     let found = found.map_err(|_| failed(Cause::TimedOut(Step::Lookup)))?;
@@ -68,7 +68,7 @@ async fn connect(to: &HostPort) -> Result<(TcpStream, SocketAddr), (String, Caus
         return Err(failed(Cause::NoAddress(Shown::of("the name server knows none"))));
     }
     let first = addresses[0];
-    match timeout(CONNECT_TIME, first_of(&addresses)).await {
+    match timeout(CONNECT_TIME, first_of(&addresses, mark)).await {
         Ok(Ok((socket, address))) => {
             prepare(&socket).map_err(|error| (place(to, address), Cause::Unreachable(Shown::of(error))))?;
             Ok((socket, address))
@@ -93,13 +93,13 @@ fn in_turn(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
 }
 
 /// Tries addresses one after the other, not waiting long for one before the next begins; the fault is that of the first.
-async fn first_of(addresses: &[SocketAddr]) -> Result<(TcpStream, SocketAddr), (SocketAddr, io::Error)> {
+async fn first_of(addresses: &[SocketAddr], mark: Option<u32>) -> Result<(TcpStream, SocketAddr), (SocketAddr, io::Error)> {
     let mut attempts = FuturesUnordered::new();
     let mut rest = addresses.iter().copied();
     let mut fault = None;
     loop {
         let next = rest.next();
-        attempts.extend(next.map(|address| async move { (address, TcpStream::connect(address).await) }));
+        attempts.extend(next.map(|address| async move { (address, connect_to(address, mark).await) }));
         let stagger = async { if next.is_some() { sleep(STAGGER).await } else { std::future::pending().await } };
         tokio::select! {
             done = attempts.next() => match done {
@@ -110,6 +110,19 @@ async fn first_of(addresses: &[SocketAddr]) -> Result<(TcpStream, SocketAddr), (
             () = stagger => {}
         }
     }
+}
+
+/// Connects to one address. The mark is there before anything leaves, since it says which way that takes.
+async fn connect_to(address: SocketAddr, mark: Option<u32>) -> io::Result<TcpStream> {
+    let socket = if address.is_ipv6() { TcpSocket::new_v6() } else { TcpSocket::new_v4() }?;
+    if let Some(mark) = mark {
+        match SockRef::from(&socket).set_mark(mark) {
+            // Who may not mark has made no rules for what is marked.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+            marked => marked?,
+        }
+    }
+    socket.connect(address).await
 }
 
 /// Little waits in the socket, where nothing overtakes anything: IKE passes data before it is written.
@@ -141,9 +154,22 @@ mod tests {
         let closed = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
         closed.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
         let closed = closed.local_addr().unwrap().as_socket().unwrap();
-        let (socket, address) = first_of(&[closed, open]).await.unwrap();
+        let (socket, address) = first_of(&[closed, open], None).await.unwrap();
         assert_eq!((address, socket.peer_addr().unwrap()), (open, open));
-        let (address, error) = first_of(&[closed, closed]).await.unwrap_err();
+        let (address, error) = first_of(&[closed, closed], None).await.unwrap_err();
         assert_eq!((address, error.kind()), (closed, io::ErrorKind::ConnectionRefused));
+    }
+
+    #[tokio::test]
+    async fn a_connection_has_its_mark_where_that_is_allowed() {
+        for any in ["127.0.0.1:0", "[::1]:0"] {
+            let listener = tokio::net::TcpListener::bind(any).await.unwrap();
+            let to = HostPort::new(&listener.local_addr().unwrap().to_string()).unwrap();
+            let is_allowed = SockRef::from(&listener).set_mark(7).is_ok();
+            for (mark, expected) in [(None, 0), (Some(7), if is_allowed { 7 } else { 0 })] {
+                let (socket, _) = connect(&to, mark).await.unwrap();
+                assert_eq!(SockRef::from(&socket).mark().unwrap_or_default(), expected, "{any}");
+            }
+        }
     }
 }

@@ -3,18 +3,21 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use adit_proto::relay::{Kind, LeftReason, PeerKey, Quota, RoomName, Transport};
+use futures::FutureExt;
 use hyper::body::Bytes;
 use tokio::sync::{Notify, mpsc};
 use zeroize::Zeroizing;
 
 use super::failure::Failure;
 use super::open::Welcome;
-use crate::limits::{DELIVERIES_WAITING_MAX, EVENTS_WAITING_MAX};
+use crate::dice::dice;
+use crate::limits::{DELIVERIES_WAITING_MAX, EVENTS_WAITING_MAX, IKE_OF_SENDER_PER_S};
+use crate::quotas::{Rate, Shares};
 
 /// Something that happened. `relay` is a place in the configured list.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -145,6 +148,15 @@ pub struct Delivery {
     pub payload: Bytes,
 }
 
+/// Why a train is not given to the user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Undelivered {
+    /// As many wait as may.
+    NotRead,
+    /// It is of IKE, and its sender has had its share.
+    Flood,
+}
+
 /// How many events wait for the user.
 #[derive(Debug, Default)]
 struct Waiting {
@@ -158,6 +170,8 @@ pub struct Events {
     events: mpsc::UnboundedReceiver<Event>,
     ike: mpsc::Receiver<Delivery>,
     esp: mpsc::Receiver<Delivery>,
+    /// Something else than data was the last to be read: data that waits comes next.
+    owes_data: bool,
     waiting: Arc<Waiting>,
 }
 
@@ -166,6 +180,8 @@ pub(super) struct Sender {
     events: mpsc::UnboundedSender<Event>,
     ike: mpsc::Sender<Delivery>,
     esp: mpsc::Sender<Delivery>,
+    /// What each may send of IKE: whoever floods fills no queue in which others wait.
+    shares: Mutex<Shares>,
     waiting: Arc<Waiting>,
 }
 
@@ -174,12 +190,31 @@ pub(super) fn channel() -> (Sender, Events) {
     let (ike_sender, ike) = mpsc::channel(DELIVERIES_WAITING_MAX);
     let (esp_sender, esp) = mpsc::channel(DELIVERIES_WAITING_MAX);
     let waiting = Arc::new(Waiting::default());
-    (Sender { events: sender, ike: ike_sender, esp: esp_sender, waiting: waiting.clone() }, Events { events, ike, esp, waiting })
+    let shares = Mutex::new(Shares::new(&mut dice));
+    let sender = Sender { events: sender, ike: ike_sender, esp: esp_sender, shares, waiting: waiting.clone() };
+    (sender, Events { events, ike, esp, owes_data: false, waiting })
 }
 
 impl Events {
-    /// The next one; IKE comes before other data, and data comes last. `None` once the client has ended.
+    /// The next one. What happened comes before IKE, and IKE before data; but where data waits it has every second turn, or a flood of the
+    /// others would end it. `None` once the client has ended.
     pub async fn next(&mut self) -> Option<Event> {
+        let event = self.choose().await;
+        self.owes_data = !matches!(&event, Some(Event::Delivered(delivery)) if delivery.kind == Kind::Esp);
+        event
+    }
+
+    /// The next one, if one waits.
+    pub fn waiting(&mut self) -> Option<Event> {
+        self.next().now_or_never().flatten()
+    }
+
+    async fn choose(&mut self) -> Option<Event> {
+        if self.owes_data
+            && let Ok(delivery) = self.esp.try_recv()
+        {
+            return Some(Event::Delivered(delivery));
+        }
         tokio::select! {
             biased;
             event = self.events.recv() => {
@@ -202,10 +237,15 @@ impl Sender {
         let _ = self.events.send(event);
     }
 
-    /// False where it was dropped.
-    pub(super) fn deliver(&self, delivery: Delivery) -> bool {
+    /// Puts a train where the user reads.
+    pub(super) fn deliver(&self, now: Instant, delivery: Delivery) -> Result<(), Undelivered> {
         let queue = if delivery.kind == Kind::Ike { &self.ike } else { &self.esp };
-        queue.try_send(delivery).is_ok()
+        if delivery.kind == Kind::Ike {
+            let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+            let share = shares.take(now, delivery.from, Rate::per_second(IKE_OF_SENDER_PER_S));
+            share.map_err(|_| Undelivered::Flood)?;
+        }
+        queue.try_send(delivery).map_err(|_| Undelivered::NotRead)
     }
 
     /// Waits until the user has read enough.
@@ -229,14 +269,22 @@ impl Sender {
 mod tests {
     use super::*;
 
+    fn delivery(from: u8, kind: Kind) -> Delivery {
+        Delivery { relay: 0, from: PeerKey([from; 32]), kind, class: 0, segment: 0, payload: Bytes::from_static(b"x") }
+    }
+
+    fn kind_of(event: Option<Event>) -> Option<Kind> {
+        if let Some(Event::Delivered(delivery)) = event { Some(delivery.kind) } else { None }
+    }
+
     #[tokio::test]
     async fn who_does_not_read_is_waited_for_and_loses_data_only() {
         let (sender, mut events) = channel();
-        let delivery =
-            |kind| Delivery { relay: 0, from: PeerKey([1; 32]), kind, class: 0, segment: 0, payload: Bytes::from_static(b"x") };
-        let delivered = (0..DELIVERIES_WAITING_MAX + 10).filter(|_| sender.deliver(delivery(Kind::Esp))).count();
+        let now = Instant::now();
+        let delivered = (0..DELIVERIES_WAITING_MAX + 10).filter(|_| sender.deliver(now, delivery(1, Kind::Esp)).is_ok()).count();
         assert_eq!(delivered, DELIVERIES_WAITING_MAX);
-        assert!(sender.deliver(delivery(Kind::Ike)), "it has room of its own");
+        assert_eq!(sender.deliver(now, delivery(1, Kind::Esp)), Err(Undelivered::NotRead));
+        assert_eq!(sender.deliver(now, delivery(1, Kind::Ike)), Ok(()), "it has room of its own");
         for _ in 0..EVENTS_WAITING_MAX {
             sender.room().await;
             sender.send(Event::Home { relay: None });
@@ -247,12 +295,51 @@ mod tests {
         };
         let (event, ()) = tokio::join!(reader, sender.room());
         assert_eq!(event, Some(Event::Home { relay: None }), "before the data");
-        for _ in 1..EVENTS_WAITING_MAX {
-            events.next().await.unwrap();
-        }
-        assert_eq!(events.next().await, Some(Event::Delivered(delivery(Kind::Ike))));
-        assert_eq!(events.next().await, Some(Event::Delivered(delivery(Kind::Esp))));
         drop(sender);
-        assert!(events.next().await.is_none(), "the end is told although data waits");
+        let mut others = 0;
+        while let Some(event) = events.next().await {
+            others += usize::from(event == Event::Home { relay: None });
+        }
+        assert_eq!(others, EVENTS_WAITING_MAX - 1, "nothing of it is lost, and the end is told");
+    }
+
+    #[test]
+    fn nothing_that_floods_takes_more_than_every_second_turn_from_data() {
+        let (sender, mut events) = channel();
+        let now = Instant::now();
+        for from in 0..100 {
+            assert_eq!(sender.deliver(now, delivery(from, Kind::Ike)), Ok(()));
+        }
+        for _ in 0..40 {
+            sender.deliver(now, delivery(1, Kind::Esp)).unwrap();
+            sender.send(Event::Home { relay: None });
+        }
+        let read: Vec<Option<Kind>> = std::iter::from_fn(|| events.waiting()).map(|event| kind_of(Some(event))).collect();
+        let (first, then) = read.split_at(80);
+        assert!(first.iter().step_by(2).all(Option::is_none), "what happened comes before IKE: {first:?}");
+        assert!(first.iter().skip(1).step_by(2).all(|kind| *kind == Some(Kind::Esp)), "{first:?}");
+        assert_eq!(then, [Some(Kind::Ike); 100]);
+        // Data alone is not held up, and what is urgent comes between.
+        sender.deliver(now, delivery(1, Kind::Esp)).unwrap();
+        sender.deliver(now, delivery(1, Kind::Esp)).unwrap();
+        sender.deliver(now, delivery(1, Kind::Ike)).unwrap();
+        let next = [0; 3].map(|_| kind_of(events.waiting()));
+        assert_eq!(next, [Some(Kind::Esp), Some(Kind::Ike), Some(Kind::Esp)]);
+    }
+
+    #[test]
+    fn who_floods_with_ike_has_its_share_and_the_others_theirs() {
+        let (sender, mut events) = channel();
+        let now = Instant::now();
+        let flood = |now| {
+            let sent: Vec<_> = (0..1000).map(|_| sender.deliver(now, delivery(1, Kind::Ike))).collect();
+            assert!(sent.iter().all(|sent| *sent != Err(Undelivered::NotRead)), "the queue is not full of it");
+            sent.iter().filter(|sent| sent.is_ok()).count() as u64
+        };
+        assert_eq!(flood(now), IKE_OF_SENDER_PER_S);
+        assert_eq!(sender.deliver(now, delivery(2, Kind::Ike)), Ok(()), "there is room for another one");
+        assert_eq!(sender.deliver(now, delivery(1, Kind::Esp)), Ok(()), "data has no share");
+        assert_eq!(std::iter::from_fn(|| events.waiting()).count() as u64, IKE_OF_SENDER_PER_S + 2);
+        assert_eq!(flood(now + Duration::from_millis(500)), IKE_OF_SENDER_PER_S / 2);
     }
 }

@@ -56,6 +56,12 @@ pub(super) struct Target {
     pub is_probe: bool,
 }
 
+/// How a connection leaves this machine.
+pub(super) struct Out {
+    pub proxy: ProxyChoice,
+    pub mark: Option<u32>,
+}
+
 /// What the relay says first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Welcome {
@@ -74,17 +80,12 @@ pub(super) struct Opened {
 }
 
 /// Registers at a relay, or where it said to go in its place.
-pub(super) async fn open(
-    target: &Target,
-    elsewhere: Option<&HostPort>,
-    key: &ClientKey,
-    proxy: &ProxyChoice,
-) -> Result<Opened, Failure> {
+pub(super) async fn open(target: &Target, elsewhere: Option<&HostPort>, key: &ClientKey, out: &Out) -> Result<Opened, Failure> {
     let at = elsewhere.unwrap_or(&target.at);
     let host = at.as_str().rsplit_once(':').map_or(at.as_str(), |(host, _)| host);
-    let proxy = proxy.for_host(host, |name| std::env::var(name).ok());
+    let proxy = out.proxy.for_host(host, |name| std::env::var(name).ok());
     let proxy = proxy.map_err(|error| Failure { place: "HTTPS_PROXY".to_owned(), cause: Cause::NoProxy(Shown::of(error)) })?;
-    let dialed = dial::dial(at, proxy.as_ref()).await?;
+    let dialed = dial::dial(at, proxy.as_ref(), out.mark).await?;
     let place = dialed.place;
     match register(target, at, host, key, dialed.stream).await {
         Ok((socket, welcome)) => Ok(Opened { socket, place, welcome }),

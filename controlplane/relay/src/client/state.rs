@@ -10,7 +10,7 @@ use adit_engine::shown::Shown;
 use adit_proto::relay::{EncodeError, FromRelay, HostPort, PeerKey, ToRelay, Train};
 use hyper::body::Bytes;
 
-use super::events::{Event, Introduction, TurnGrant, TurnPassword};
+use super::events::{Event, Introduction, TurnGrant, TurnPassword, Undelivered};
 use super::failure::{Cause, Failure};
 use super::home::{Home, RoundTrips};
 use super::open::Welcome;
@@ -42,12 +42,36 @@ pub struct Counters {
     pub lost: u64,
     /// Trains that the user did not read in time.
     pub undelivered: u64,
+    /// Messages of IKE above what one sender may send.
+    pub flooded: u64,
     /// Records of types that are not known here.
     pub unknown: u64,
-    /// Records that say nothing at this moment: an answer to no question, a second welcome.
+    /// Records that say nothing at this moment: an answer to no question, a second welcome, one more word that it is about to stop.
     pub unexpected: u64,
     /// Peers that were not remembered, since the relay told of too many.
     pub unremembered: u64,
+}
+
+impl Counters {
+    /// Each by its name.
+    pub fn by_name(&self) -> [(&'static str, u64); 12] {
+        let Counters { registrations, failures, unsent, lost, undelivered, flooded, unknown, unexpected, unremembered } = *self;
+        let Dropped { ike_late, ike_full, data_late, data_full } = unsent;
+        [
+            ("registrations", registrations),
+            ("failures", failures),
+            ("ike_late", ike_late),
+            ("ike_full", ike_full),
+            ("data_late", data_late),
+            ("data_full", data_full),
+            ("lost", lost),
+            ("undelivered", undelivered),
+            ("flooded", flooded),
+            ("unknown", unknown),
+            ("unexpected", unexpected),
+            ("unremembered", unremembered),
+        ]
+    }
 }
 
 /// What a relay does now.
@@ -212,6 +236,8 @@ impl State {
                 }
                 None => relay.counters.unexpected += 1,
             },
+            // It has said so, and when it is left stays as it is: who says it again and again would fill the log and stay for ever.
+            Some(FromRelay::Drain { .. }) if session.leave_at.is_some() => relay.counters.unexpected += 1,
             Some(FromRelay::Drain { come_back_in_ms, try_for_ms, to }) => {
                 let times = (Duration::from_millis(come_back_in_ms.into()), Duration::from_millis(try_for_ms.into()));
                 let leave_at = self.plan.handle_drain(now, index, times, to);
@@ -265,9 +291,13 @@ impl State {
         self.events.extend(event);
     }
 
-    /// A train was not read in time by the user.
-    pub(super) fn handle_undelivered(&mut self, relay: usize) {
-        self.relays[relay].counters.undelivered += 1;
+    /// A train was not given to the user.
+    pub(super) fn handle_undelivered(&mut self, relay: usize, why: Undelivered) {
+        let counters = &mut self.relays[relay].counters;
+        match why {
+            Undelivered::NotRead => counters.undelivered += 1,
+            Undelivered::Flood => counters.flooded += 1,
+        }
     }
 
     /// Sends a train to a peer. Says by which relay.

@@ -160,7 +160,7 @@ pub fn client(relays: Vec<client::Relay>) -> (Handle, Events) {
 }
 
 pub fn client_with(relays: Vec<client::Relay>, key: ClientKey, proxy: ProxyChoice) -> (Handle, Events) {
-    Client::start(client::Config { relays, key, metadata: b"test".to_vec(), proxy }).expect("a client")
+    Client::start(client::Config { relays, key, metadata: b"test".to_vec(), proxy, mark: None }).expect("a client")
 }
 
 /// What the first attempt of a client comes to.

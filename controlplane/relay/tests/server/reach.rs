@@ -64,7 +64,7 @@ async fn granted(relay: &Relay) -> (client::Handle, client::Events, TurnGrant) {
     let (trust, token) = (Trust::Pins(vec![relay.pin]), Some(relay.token.clone()));
     let there = client::Relay { at, trust, rooms: vec![room("lab")], token, is_probe: false };
     let key = ClientKey::generate().expect("a key");
-    let config = client::Config { relays: vec![there], key, metadata: Vec::new(), proxy: ProxyChoice::None };
+    let config = client::Config { relays: vec![there], key, metadata: Vec::new(), proxy: ProxyChoice::None, mark: None };
     let (handle, mut events) = client::Client::start(config).expect("a client");
     let grant = soon("credentials of TURN", async {
         loop {

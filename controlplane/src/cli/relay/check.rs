@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use super::place::{Check, Place, places};
 use super::reach::try_reach;
 use super::report::Report;
+use crate::routing_rules;
 
 /// So long is waited for one step. A way that is slower is of no use to a gateway.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -105,7 +106,9 @@ async fn each_alone(place: &Place, report: &mut Report) -> anyhow::Result<()> {
 
 fn start(place: &Place, key: ClientKey) -> anyhow::Result<(Handle, Events)> {
     let metadata = b"adit relay check".to_vec();
-    Ok(Client::start(client::Config { relays: vec![place.relay.clone()], key, metadata, proxy: place.proxy.clone() })?)
+    let (relays, proxy) = (vec![place.relay.clone()], place.proxy.clone());
+    // As a gateway goes there: beside its full tunnel, if it has one.
+    Ok(Client::start(client::Config { relays, key, metadata, proxy, mark: Some(routing_rules::MARK) })?)
 }
 
 /// Why a client is not registered.

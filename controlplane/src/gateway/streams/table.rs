@@ -6,6 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use adit_engine::identity::{Identity, Pattern};
 use adit_proto::control::StreamId;
 use adit_proto::relay::{PeerKey, RoomName};
+use aws_lc_rs::hmac;
+use zeroize::Zeroizing;
 
 use crate::limits::{RELAY_SEEN_MAX, STREAMS_OF_PEER_MAX};
 
@@ -22,12 +24,6 @@ fn identity_in(description: &[u8]) -> Option<Identity> {
     std::str::from_utf8(description.strip_prefix(MARK)?).ok()?.parse().ok()
 }
 
-/// The stream to whoever has this key at the relay: the same in every process, since a path of the data plane outlives one.
-pub fn stream_to(key: PeerKey) -> StreamId {
-    let [a, b, c, d, e, f, g, h, ..] = key.0;
-    StreamId(u64::from_be_bytes([a, b, c, d, e, f, g, h]))
-}
-
 /// Somebody who is in a room.
 struct Seen {
     key: PeerKey,
@@ -41,27 +37,51 @@ struct Seen {
 #[derive(Default)]
 pub struct Table {
     seen: BTreeMap<StreamId, Seen>,
+    /// The same by their keys.
+    streams: BTreeMap<PeerKey, StreamId>,
+    /// Our rooms, and how many are seen in each: none takes the place of the others.
+    rooms: BTreeMap<RoomName, usize>,
+    /// By which streams have their numbers.
+    secret: Zeroizing<[u8; 32]>,
     came: u64,
+    unseen: u64,
 }
 
 impl Table {
+    /// For these rooms, with a secret that is the same in every process of this gateway.
+    pub fn new(rooms: &[RoomName], secret: Zeroizing<[u8; 32]>) -> Table {
+        Table { rooms: rooms.iter().map(|room| (room.clone(), 0)).collect(), secret, ..Table::default() }
+    }
+
+    /// The stream to whoever has this key at the relay: the same in every process, since a path of the data plane outlives one. Nobody who
+    /// does not know the secret can look for a key with the number of another one.
+    fn stream_to(&self, key: PeerKey) -> StreamId {
+        let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &self.secret[..]), &key.0);
+        StreamId(tag.as_ref().first_chunk().map_or(0, |first| u64::from_be_bytes(*first)))
+    }
+
     /// Somebody is in a room, or says something else of itself. Gives the identities for which that changes something.
     pub fn describe(&mut self, room: &RoomName, key: PeerKey, description: &[u8]) -> Vec<Identity> {
-        let stream = stream_to(key);
-        let identity = identity_in(description);
-        let is_known = self.seen.contains_key(&stream);
-        if !is_known && self.seen.len() >= RELAY_SEEN_MAX {
+        let stream = self.streams.get(&key).copied().unwrap_or_else(|| self.stream_to(key));
+        let known = self.seen.get(&stream);
+        // By chance two keys never have one stream.
+        let is_other = known.is_some_and(|seen| seen.key != key);
+        let is_in = known.is_some_and(|seen| seen.rooms.contains(room));
+        let share = RELAY_SEEN_MAX / self.rooms.len().max(1);
+        let enters = !is_other && !is_in && self.rooms.get(room).is_some_and(|count| *count < share);
+        if is_other || known.is_none() && !enters {
+            self.unseen += 1;
             return Vec::new();
         }
+        let identity = identity_in(description);
         self.came += 1;
         let number = self.came;
         let fresh = || Seen { key, identity: None, rooms: BTreeSet::new(), number };
         let seen = self.seen.entry(stream).or_insert_with(fresh);
-        if seen.key != key {
-            // Its key begins as that of another one does: by chance that never happens.
-            return Vec::new();
+        self.streams.insert(key, stream);
+        if enters && seen.rooms.insert(room.clone()) {
+            *self.rooms.entry(room.clone()).or_default() += 1;
         }
-        seen.rooms.insert(room.clone());
         if seen.identity == identity {
             return Vec::new();
         }
@@ -71,18 +91,18 @@ impl Table {
 
     /// Somebody is in a room no more. Gives the identities for which that changes something.
     pub fn leave(&mut self, room: &RoomName, key: PeerKey) -> Vec<Identity> {
-        let stream = stream_to(key);
-        let Some(seen) = self.seen.get_mut(&stream).filter(|seen| seen.key == key) else { return Vec::new() };
-        seen.rooms.remove(room);
+        let Some(stream) = self.stream_of(key) else { return Vec::new() };
+        let Some(seen) = self.seen.get_mut(&stream) else { return Vec::new() };
+        if seen.rooms.remove(room)
+            && let Some(count) = self.rooms.get_mut(room)
+        {
+            *count -= 1;
+        }
         if !seen.rooms.is_empty() {
             return Vec::new();
         }
+        self.streams.remove(&key);
         self.seen.remove(&stream).and_then(|seen| seen.identity).into_iter().collect()
-    }
-
-    /// Nobody is seen any more.
-    pub fn clear(&mut self) {
-        self.seen.clear();
     }
 
     /// At whose end a stream comes out.
@@ -92,8 +112,7 @@ impl Table {
 
     /// The stream in which something came, if its sender is seen.
     pub fn stream_of(&self, key: PeerKey) -> Option<StreamId> {
-        let stream = stream_to(key);
-        self.key_of(stream).filter(|known| *known == key).map(|_| stream)
+        self.streams.get(&key).copied()
     }
 
     /// The streams to those who say that they are a peer: the ones that came last, since a gateway that was set up anew has another key.
@@ -108,6 +127,11 @@ impl Table {
     /// How many are seen.
     pub fn len(&self) -> usize {
         self.seen.len()
+    }
+
+    /// How often somebody was not seen, since there was no room for more.
+    pub fn unseen(&self) -> u64 {
+        self.unseen
     }
 }
 
@@ -125,6 +149,15 @@ mod tests {
         RoomName::new(name).unwrap()
     }
 
+    fn table(rooms: &[&str]) -> Table {
+        let rooms: Vec<RoomName> = rooms.iter().map(|name| room(name)).collect();
+        Table::new(&rooms, Zeroizing::new([7; 32]))
+    }
+
+    fn stream_to(key: PeerKey) -> StreamId {
+        table(&[]).stream_to(key)
+    }
+
     fn saying(identity: &str) -> Vec<u8> {
         description(&identity.parse().unwrap())
     }
@@ -135,7 +168,7 @@ mod tests {
 
     #[test]
     fn a_peer_is_reached_in_the_streams_of_those_who_say_that_they_are_it() {
-        let (mut table, lab) = (Table::default(), room("lab"));
+        let (mut table, lab) = (table(&["lab"]), room("lab"));
         assert_eq!(table.describe(&lab, key(1, 0), &saying("b.example.org")).len(), 1);
         assert!(table.describe(&lab, key(1, 0), &saying("B.example.org")).is_empty(), "the same name");
         assert!(table.describe(&lab, key(2, 0), b"somebody else").is_empty());
@@ -148,13 +181,13 @@ mod tests {
         assert_eq!(table.describe(&lab, key(3, 0), &saying("b.example.org")).len(), 2);
         assert_eq!(streams(&table, "b.example.org"), [key(3, 0), key(1, 0)].map(stream_to));
         assert_eq!(table.key_of(stream_to(key(3, 0))), Some(key(3, 0)));
-        table.clear();
-        assert_eq!((table.len(), table.stream_of(key(1, 0))), (0, None));
+        table.leave(&lab, key(1, 0));
+        assert_eq!((table.len(), table.stream_of(key(1, 0))), (2, None));
     }
 
     #[test]
     fn who_is_in_two_rooms_is_gone_when_it_has_left_both() {
-        let (mut table, one, other) = (Table::default(), room("one"), room("other"));
+        let (mut table, one, other) = (table(&["one", "other"]), room("one"), room("other"));
         table.describe(&one, key(1, 0), &saying("b.example.org"));
         assert!(table.describe(&other, key(1, 0), &saying("b.example.org")).is_empty());
         assert!(table.leave(&one, key(1, 0)).is_empty() && table.leave(&one, key(1, 0)).is_empty());
@@ -162,18 +195,53 @@ mod tests {
         assert!(table.leave(&other, key(1, 0)).is_empty() && table.len() == 0);
     }
 
-    #[test]
-    fn nobody_takes_the_stream_or_the_memory_of_others() {
-        let (mut table, lab) = (Table::default(), room("lab"));
-        table.describe(&lab, key(1, 0), &saying("b.example.org"));
-        assert!(table.describe(&lab, key(1, 9), &saying("b.example.org")).is_empty(), "a key that begins alike");
-        assert_eq!((table.stream_of(key(1, 9)), table.leave(&lab, key(1, 9)).len()), (None, 0));
-        for number in 0..RELAY_SEEN_MAX + 10 {
-            let mut one = [7; 32];
+    /// So many who are in a room, other ones for each room.
+    fn crowd(table: &mut Table, name: &str, count: usize) {
+        for number in 0..count {
+            let mut one = [name.len() as u8; 32];
             one[..4].copy_from_slice(&(number as u32 | 1 << 31).to_be_bytes());
-            table.describe(&lab, PeerKey(one), &saying("c.example.org"));
+            table.describe(&room(name), PeerKey(one), &saying("c.example.org"));
         }
+    }
+
+    #[test]
+    fn nobody_takes_the_memory_of_others() {
+        let (mut table, lab) = (table(&["lab"]), room("lab"));
+        table.describe(&lab, key(1, 0), &saying("b.example.org"));
+        crowd(&mut table, "lab", RELAY_SEEN_MAX + 10);
         assert_eq!((table.len(), table.streams_for(&pattern("c.example.org")).len()), (RELAY_SEEN_MAX, STREAMS_OF_PEER_MAX));
         assert_eq!(table.streams_for(&pattern("b.example.org")), [stream_to(key(1, 0))]);
+        assert_eq!(table.unseen(), 11);
+        // Who is seen may still say something else of itself.
+        assert_eq!(table.describe(&lab, key(1, 0), &saying("d.example.org")).len(), 2);
+        assert!(table.describe(&room("other"), key(9, 0), &saying("b.example.org")).is_empty(), "no room of ours");
+    }
+
+    #[test]
+    fn a_room_that_is_full_leaves_the_others_their_share() {
+        let mut table = table(&["foes", "lab", "third", "fourth"]);
+        let share = RELAY_SEEN_MAX / 4;
+        crowd(&mut table, "foes", RELAY_SEEN_MAX);
+        assert_eq!((table.len(), table.unseen()), (share, (RELAY_SEEN_MAX - share) as u64));
+        crowd(&mut table, "lab", share);
+        assert_eq!(table.len(), 2 * share);
+        // Whoever is seen in another room is seen, and counts nothing where there is no room.
+        table.describe(&room("third"), key(1, 0), &saying("b.example.org"));
+        table.describe(&room("foes"), key(1, 0), &saying("d.example.org"));
+        assert_eq!(table.streams_for(&pattern("d.example.org")), [stream_to(key(1, 0))]);
+        assert_eq!(table.leave(&room("third"), key(1, 0)).len(), 1);
+        // Where somebody has left there is room for another one.
+        let mut first = [4; 32];
+        first[..4].copy_from_slice(&(1u32 << 31).to_be_bytes());
+        assert_eq!(table.leave(&room("foes"), PeerKey(first)).len(), 1);
+        assert_eq!(table.describe(&room("foes"), key(1, 0), &saying("b.example.org")).len(), 1);
+    }
+
+    #[test]
+    fn a_stream_has_a_number_that_only_this_gateway_can_foretell() {
+        let other = Table::new(&[], Zeroizing::new([8; 32]));
+        assert_eq!(table(&["lab"]).stream_to(key(1, 0)), table(&["other"]).stream_to(key(1, 0)), "in every process");
+        assert_ne!(stream_to(key(1, 0)), other.stream_to(key(1, 0)));
+        assert_ne!(stream_to(key(1, 0)), stream_to(key(1, 9)), "keys that begin alike");
     }
 }

@@ -152,8 +152,26 @@ fn a_relay_that_stops_is_left_when_it_said() {
     assert_eq!(state.handle_timeout(at(2999), 0), Ok(()));
     assert_eq!(state.handle_timeout(at(3000), 0), Err(Cause::Stopping));
     let to = vec![HostPort::new("other.example:443").unwrap()];
+    let mut state = registered(1);
     say(&mut state, 2000, 0, &FromRelay::Drain { come_back_in_ms: 3000, try_for_ms: 60_000, to: to.clone() }).unwrap();
     assert_eq!(state.handle_timeout(at(2000), 0), Err(Cause::Stopping), "at once");
     fail(&mut state, 2000, 0);
     assert_eq!(state.poll_connect(at(2000)), Some(Attempt { relay: 0, elsewhere: to.first().cloned() }));
+}
+
+#[test]
+fn that_a_relay_stops_is_told_once_however_often_it_says_so() {
+    let mut state = registered(1);
+    for ms in [0, 1000, 2000] {
+        say(&mut state, ms, 0, &FromRelay::Drain { come_back_in_ms: 3000, try_for_ms: 60_000, to: Vec::new() }).unwrap();
+    }
+    assert_eq!(events(&mut state), [Event::Draining { relay: 0, leaving_in: Duration::from_secs(3) }]);
+    assert_eq!(state.status(at(2000))[0].counters.unexpected, 2);
+    assert_eq!(state.handle_timeout(at(3000), 0), Err(Cause::Stopping), "it is not put off");
+    // The next registration may end so, too.
+    fail(&mut state, 3000, 0);
+    register(&mut state, 70_000, 0);
+    let _ = events(&mut state);
+    say(&mut state, 70_000, 0, &FromRelay::Drain { come_back_in_ms: 1000, try_for_ms: 0, to: Vec::new() }).unwrap();
+    assert_eq!(events(&mut state), [Event::Draining { relay: 0, leaving_in: Duration::from_secs(1) }]);
 }
