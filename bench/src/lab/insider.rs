@@ -50,6 +50,7 @@ impl Insider {
             local: Some(ours),
             remotes: vec![theirs],
             awaits_remotes: false,
+            in_streams: false,
             from: Origin::Anywhere,
             local_id: us.name.parse()?,
             remote_id: them.parse()?,

@@ -192,6 +192,7 @@ fn peer(n: u32, hub: SocketAddr) -> Result<PeerConfig> {
         local: Some(local(n)),
         remotes: vec![hub],
         awaits_remotes: false,
+        in_streams: false,
         from: adit_engine::path::Origin::Anywhere,
         local_id: Identity::Fqdn(name(n)),
         remote_id: Identity::Fqdn(HUB_ID.to_owned()).into(),

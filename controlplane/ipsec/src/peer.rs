@@ -345,6 +345,7 @@ impl PeerBuilder {
             local: None,
             remotes: Vec::new(),
             awaits_remotes: false,
+            in_streams: false,
             from: Origin::Anywhere,
             local_id,
             remote_id,

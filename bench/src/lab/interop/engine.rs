@@ -25,6 +25,7 @@ pub fn config(site: Site, connection: &Connection) -> Result<PeerConfig> {
         local: Some(address(site)),
         remotes: vec![address(site.other())],
         awaits_remotes: false,
+        in_streams: false,
         from: adit_engine::path::Origin::Anywhere,
         local_id: connection.local.id.parse()?,
         remote_id: connection.remote.id.parse()?,

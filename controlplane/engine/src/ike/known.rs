@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn in_a_stream_who_has_proven_itself_there_is_known_and_who_says_so_is_not() {
+    fn in_a_stream_who_has_proven_itself_is_known_and_who_says_so_is_not() {
         let (mut known, [one, other], stream) = (Known::default(), [1, 2].map(PeerId), Remote::Stream(StreamId(7)));
         known.look_for(one, &[stream, at("192.0.2.1:4500")]);
         assert!(!known.has(stream.site()));

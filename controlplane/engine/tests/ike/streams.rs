@@ -155,7 +155,7 @@ fn rekeys_and_a_new_process_go_on_in_the_stream() {
 }
 
 #[test]
-fn who_says_at_the_relay_that_it_is_the_peer_keeps_the_peer_away_from_nobody() {
+fn who_claims_to_be_the_peer_at_the_relay_keeps_it_away_from_nobody() {
     let (mut world, streams) = apart(8, |_| ());
     let fakes = [1, 2, 3, 4].map(StreamId);
     world.act(A, |endpoint, now| endpoint.set_streams(now, PEER, &fakes)).expect("a peer");
@@ -234,7 +234,7 @@ fn what_went_into_a_stream_comes_out_of_it_once_udp_passes_again() {
 }
 
 #[test]
-fn where_nobody_answers_at_the_address_the_stream_is_tried_within_two_seconds() {
+fn where_the_address_is_silent_the_stream_is_tried_within_two_seconds() {
     for first in [true, false] {
         let (mut world, streams) = if first { with_both(12, true) } else { without_streams(13, true) };
         world.cut = true;
