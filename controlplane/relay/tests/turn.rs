@@ -1,8 +1,11 @@
 //! STUN and TURN with real sockets on 127.0.0.1, against the clients of coturn where they are installed.
 
+#[path = "support/coturn.rs"]
+mod coturn;
+
 use std::net::{SocketAddr, UdpSocket};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -12,6 +15,8 @@ use adit_engine::stun::server::{Name, Places, user_name};
 use adit_engine::turn::{self, credentials};
 use adit_relay::reach::{self, Clients, Reach, Settings, Site, StartError, TurnSettings};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use coturn::{Running, tool};
 
 const SECRET: &[u8] = b"what relay and TURN share";
 const NAME: Name = [7; 8];
@@ -90,27 +95,6 @@ impl Bench {
             assert!(began.elapsed() < PATIENCE, "not in time: {what}; {:?}", self.reach.counters());
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-    }
-}
-
-/// A program of coturn, or a word that says why there is no test.
-fn tool(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path).map(|folder| folder.join(name)).find(|path| path.is_file());
-    if found.is_none() {
-        println!("{name} is not installed (deploy/install-deps.sh test brings it): nothing is tested here");
-    }
-    found
-}
-
-/// A process that ends with the test.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 

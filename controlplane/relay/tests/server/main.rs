@@ -2,6 +2,8 @@
 //! public.
 
 mod client;
+#[path = "../support/coturn.rs"]
+mod coturn;
 mod door;
 mod hostile;
 mod login;

@@ -1,8 +1,8 @@
 //! STUN and TURN as a relay's file has them: what a client is told, what coturn's client does with it, and who gets nothing.
 
 use std::net::{SocketAddr, UdpSocket};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use adit_engine::stun::codec::{BindingRequest, Class, Integrity, Key, Message, Transaction, Writer, kind};
@@ -14,32 +14,12 @@ use adit_relay::key::ClientKey;
 use adit_relay::tls::Trust;
 
 use crate::client::{Client, page, room};
+use crate::coturn::{Running, tool};
 use crate::relay::{Relay, soon, until};
 
 /// Everything is on loopback: the server at one address, the peers of its clients at another.
 const LINES: &str = "rooms:\n  lab: { token_file: lab.token }\nstun: { listen: 127.0.0.1:0 }\nturn: { allow: [127.0.0.0/8] }\n";
 const PEER: &str = "127.0.0.2";
-
-/// A program of coturn, or a word that says why there is no test.
-fn tool(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path).map(|folder| folder.join(name)).find(|path| path.is_file());
-    if found.is_none() {
-        println!("{name} is not installed (deploy/install-deps.sh test brings it): nothing is tested here");
-    }
-    found
-}
-
-/// A process that ends with the test.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 /// turnutils_peer, which sends back what it gets, once it does.
 async fn echo_peer(program: &Path) -> (Running, u16) {
