@@ -1,6 +1,5 @@
 //! STUN and TURN with real sockets on 127.0.0.1, against the clients of coturn where they are installed.
 
-#[path = "support/coturn.rs"]
 mod coturn;
 
 use std::net::{SocketAddr, UdpSocket};

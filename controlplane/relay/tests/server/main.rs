@@ -2,7 +2,7 @@
 //! public.
 
 mod client;
-#[path = "../support/coturn.rs"]
+#[path = "../coturn/mod.rs"]
 mod coturn;
 mod door;
 mod hostile;
