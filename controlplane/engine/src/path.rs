@@ -37,6 +37,7 @@ use crate::rate_limit::Bucket;
 use crate::timer::Timers;
 
 pub use adit_proto::control::StreamId;
+pub(crate) use hop::unspecified;
 pub use hop::{Arrival, Hop, IKE_PORT, Remote, Site, UdpHop};
 pub use judge::{AnyUnderlay, Route, Underlay, Unfit};
 

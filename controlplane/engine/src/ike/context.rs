@@ -23,7 +23,6 @@ use super::connection::{Connection, ConnectionState};
 use super::counters::Counters;
 use super::directory::Directory;
 use super::event::{After, Event, Transmit};
-use super::evidence;
 use super::explain::Record;
 use super::facts::{Facts, IkeSpis, SaId};
 use super::fragment::Unproven;
@@ -34,7 +33,7 @@ use super::origins::{Origin, Origins};
 use super::remotes::Remotes;
 use super::trust::Trust;
 use super::window::Sent;
-use crate::path::{Hop, PathEvent, Paths, Remote, Site};
+use crate::path::{Hop, PathEvent, Paths, Remote, Site, unspecified};
 use crate::shown::Shown;
 
 /// ESP SPIs of ours begin here, so that no packet is taken for STUN or IKE (see `adit_proto::demux`).
@@ -77,7 +76,7 @@ impl Peer {
 
     /// The ways to them, which are tried as well where the peer is in a stream.
     pub(super) fn direct(&self, port: u16) -> Vec<Hop> {
-        let any = |remote| evidence::unspecified(remote, port);
+        let any = |remote| unspecified(remote, port);
         let from = |remote: SocketAddr| self.local.filter(|local| local.is_ipv4() == remote.is_ipv4()).unwrap_or(any(remote));
         self.remotes.addresses().map(|remote| Hop::new(SocketAddr::new(from(remote).ip(), port), remote).floated(port)).collect()
     }

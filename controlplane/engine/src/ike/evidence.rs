@@ -10,7 +10,7 @@ use super::session::Session;
 use super::window::SILENT_AFTER;
 use super::wire::Came;
 use crate::limits::ELSEWHERE_MAX;
-use crate::path::{Answered, Follow, Hop, Moves, StreamId, Terms, UdpHop};
+use crate::path::{Answered, Follow, Hop, Moves, StreamId, Terms, UdpHop, unspecified};
 
 /// The peer is authenticated: what follows it to other addresses, and what it can answer.
 pub(super) fn agree_on_paths(ctx: &mut Ctx, facts: &Facts, session: &Session) {
@@ -184,10 +184,4 @@ fn goes_on(here: Hop, hop: Hop, nat_port: u16) -> Hop {
 /// Whether our address is configured.
 pub(super) fn is_fixed(config: &PeerConfig) -> bool {
     config.local.is_some_and(|local| !local.ip().is_unspecified())
-}
-
-/// No address of ours in particular.
-pub(super) fn unspecified(remote: SocketAddr, port: u16) -> SocketAddr {
-    let any = if remote.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
-    SocketAddr::new(any, port)
 }

@@ -8,7 +8,6 @@ use adit_proto::control::PeerId;
 
 use super::Paths;
 use super::hop::Hop;
-use super::peer::PeerPaths;
 
 /// From the move into a stream, or one look, to the next one; each time twice as long, up to the last of these.
 const PAUSE_FIRST: Duration = Duration::from_secs(10);
@@ -19,10 +18,10 @@ const PAUSE_MORE: Duration = Duration::from_secs(5);
 /// Where a peer is looked for, and when.
 #[derive(Debug, Default)]
 pub(super) struct Direct {
-    hops: Vec<Hop>,
+    pub(super) hops: Vec<Hop>,
     turn: usize,
     /// The next look. None where it is not in a stream, or has just come into one.
-    at: Option<Instant>,
+    pub(super) at: Option<Instant>,
     pause: Duration,
     /// The last time that it was seen in no stream: who goes to and fro is looked for less and less.
     since: Option<Instant>,
@@ -61,33 +60,6 @@ impl Direct {
             self.at = Some(now + self.pause + if leads { Duration::ZERO } else { PAUSE_MORE });
         }
         is_due
-    }
-}
-
-impl PeerPaths {
-    /// Whether what goes to the peer goes in a stream.
-    fn is_in_stream(&self) -> bool {
-        let used = [self.ike, self.esp].into_iter().flatten();
-        self.terms.ike && used.filter_map(|path| self.get(path)).any(|entry| entry.hop.is_stream())
-    }
-
-    /// Where else it may be: where it is looked for, and where it once was.
-    fn direct_hops(&self) -> Vec<Hop> {
-        let been = self.iter().filter(|(_, entry)| entry.is_proven() && !entry.hop.is_stream()).map(|(_, entry)| entry.hop);
-        let mut all = self.direct.hops.clone();
-        let is_new = |all: &[Hop], hop: &Hop| !all.iter().any(|known| known.normal().leads_to(hop));
-        for hop in been {
-            if is_new(&all, &hop) {
-                all.push(hop);
-            }
-        }
-        all
-    }
-
-    /// When it is to be looked for.
-    pub(super) fn direct_at(&self) -> Option<Instant> {
-        let used = self.ike.or(self.esp).and_then(|path| self.get(path)).filter(|_| self.is_in_stream())?;
-        (!self.direct_hops().is_empty()).then(|| self.direct.at.unwrap_or(used.heard))
     }
 }
 

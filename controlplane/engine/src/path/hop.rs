@@ -304,6 +304,12 @@ fn is_link_local(address: IpAddr) -> bool {
     }
 }
 
+/// No address of ours in particular, on the way to this one.
+pub(crate) fn unspecified(remote: SocketAddr, port: u16) -> SocketAddr {
+    let any = if remote.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
+    SocketAddr::new(any, port)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -218,6 +218,31 @@ impl PeerPaths {
         self.is_used(id) || self.get(id).is_some_and(Entry::is_proven)
     }
 
+    /// Whether what goes to the peer goes in a stream.
+    pub(super) fn is_in_stream(&self) -> bool {
+        let used = [self.ike, self.esp].into_iter().flatten();
+        self.terms.ike && used.filter_map(|path| self.get(path)).any(|entry| entry.hop.is_stream())
+    }
+
+    /// Where else it may be: where it is looked for, and where it once was.
+    pub(super) fn direct_hops(&self) -> Vec<Hop> {
+        let been = self.iter().filter(|(_, entry)| entry.is_proven() && !entry.hop.is_stream()).map(|(_, entry)| entry.hop);
+        let mut all = self.direct.hops.clone();
+        let is_new = |all: &[Hop], hop: &Hop| !all.iter().any(|known| known.normal().leads_to(hop));
+        for hop in been {
+            if is_new(&all, &hop) {
+                all.push(hop);
+            }
+        }
+        all
+    }
+
+    /// When it is to be looked for.
+    pub(super) fn direct_at(&self) -> Option<Instant> {
+        let used = self.ike.or(self.esp).and_then(|path| self.get(path)).filter(|_| self.is_in_stream())?;
+        (!self.direct_hops().is_empty()).then(|| self.direct.at.unwrap_or(used.heard))
+    }
+
     pub(super) fn deadline(&self) -> Option<Instant> {
         let waits = self.iter().filter_map(|(_, entry)| match entry.proof {
             Proof::Waits { next, .. } => Some(next),

@@ -25,7 +25,7 @@ use super::super::session::Session;
 use super::super::trust::{Change, Trust};
 use super::{Endpoint, Timer};
 use crate::limits::{ADDITIONAL_MAX, HANDSHAKES_PER_SECOND, KEY_EXCHANGES_AT_ONCE, KEY_EXCHANGES_PER_SECOND};
-use crate::path::{Hop, IKE_PORT, Remote, StreamId};
+use crate::path::{Hop, IKE_PORT, Remote, StreamId, unspecified};
 use crate::rate_limit::Bucket;
 use crate::shown::Shown;
 
@@ -442,7 +442,7 @@ impl Endpoint {
         if let (Some(current), Some(Hop::Udp(hop))) = (current, self.shared.paths.ike_hop(id)) {
             // The same neighbour, on an interface that was made anew.
             let addresses = all.iter().filter_map(Remote::address);
-            let there = |remote: SocketAddr| Hop::new(evidence::unspecified(remote, hop.local.port()), remote).udp();
+            let there = |remote: SocketAddr| Hop::new(unspecified(remote, hop.local.port()), remote).udp();
             let mut others = addresses.filter_map(|remote| Some((there(remote)?, remote)));
             if let Some((other, remote)) =
                 others.find(|(other, _)| other.remote == hop.remote && other.interface != hop.interface)
@@ -524,7 +524,7 @@ fn first_hop(local: Option<SocketAddr>, remote: Remote, nat_port: u16) -> Hop {
         Remote::Stream(stream) => return Hop::Stream(stream),
     };
     let local = local.filter(|local| local.is_ipv4() == remote.is_ipv4());
-    let mut local = local.unwrap_or(evidence::unspecified(remote, nat_port));
+    let mut local = local.unwrap_or(unspecified(remote, nat_port));
     if remote.port() == IKE_PORT {
         // IKE has no marker there, and answers come back to the same port; both ends go on at 4500 (RFC 7296 §2.23).
         local.set_port(IKE_PORT);
