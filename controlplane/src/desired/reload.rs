@@ -29,6 +29,7 @@ const OF_THE_DATA_PLANE: &[&str] = &[
 const LISTEN: &[&str] = &["listen"];
 /// Keys that an SA stands on: with others, a peer has to prove itself anew.
 const OF_TRUST: &[&str] = &["ike.id", "ike.psk_file", "ike.public_key_file", "ike.ca_file", "ike.ppk", "static_key_file"];
+const OF_THE_RELAY: &[&str] = &["relay"];
 const OWN_TRUST: &[&str] = &["ike.id", "ike.key_file", "ike.certificate_file"];
 
 /// What a reload comes to.
@@ -179,6 +180,11 @@ fn interrupted(running: &Config, read: &Config, differences: &[Difference]) -> B
     let own = differences.iter().any(|one| concerns(one, OWN_TRUST));
     let by_ike = running.peers.iter().filter(|peer| own && peer.ike().is_some()).map(|peer| peer.name.clone());
     let mut names: BTreeSet<String> = by_ike.collect();
+    if running.relay.is_some() && differences.iter().any(|one| concerns(one, OF_THE_RELAY)) {
+        // The gateway registers anew; whoever has an endpoint may be reached there.
+        let met = running.peers.iter().filter(|peer| peer.ike().is_some() && peer.endpoints.is_empty());
+        names.extend(met.map(|peer| peer.name.clone()));
+    }
     for one in differences {
         let Some(name) = &one.peer else { continue };
         let peer = |config: &'_ Config| config.peers.iter().find(|peer| peer.name == *name).cloned();
@@ -296,6 +302,23 @@ mod tests {
         let renewed = of(&files.yaml());
         assert_eq!((renewed.0.as_str(), renewed.1.as_str()), ("e", "e"));
         assert_eq!(renewed.2, "peer e: ike.psk_file: the file has another content");
+    }
+
+    #[test]
+    fn another_relay_or_room_interrupts_who_is_met_there() {
+        let files = Files::new();
+        let relay = |rooms: &str| format!("relay: {{ url: wss://192.0.2.9, pin: {}, rooms: [{rooms}] }}\n", "A".repeat(43));
+        let (with, without) = (files.yaml().replace("endpoint: \"192.0.2.5:4500\", ", ""), files.yaml());
+        let old = files.read(&(with.clone() + &relay("lab")));
+        let of = |new: &str| names(&judge(&files, &old, new, false).unwrap().interrupted).join(" ");
+        assert_eq!(
+            (of(&(with.clone() + &relay("lab"))), of(&(with.clone() + &relay("lab, office")))),
+            (String::new(), "e".to_owned())
+        );
+        // Where there was none, nobody is met.
+        let old = files.read(&without);
+        let first = judge(&files, &old, &(without.clone() + &relay("lab")), false).unwrap();
+        assert!(first.interrupted.is_empty() && !first.changes.is_empty());
     }
 
     #[test]

@@ -73,7 +73,21 @@ impl Gateway {
             report::of_static_key(&peer, ike.paths.get(&place).map_or(&[], Vec::as_slice))
         };
         let (overlaps, way) = (self.view.overlaps(Some(place)), self.way_to(place));
-        Ok(Explanation { drops: likely_causes(&peer), lacks: peer.lacks, overlaps, way, ..explanation })
+        let explanation = Explanation { drops: likely_causes(&peer), lacks: peer.lacks, overlaps, way, ..explanation };
+        Ok(self.without_relay(place, explanation))
+    }
+
+    /// Where a peer has no other way than the relay, and this gateway is not registered there, that is the cause, whatever else was said.
+    fn without_relay(&self, place: usize, explanation: Explanation) -> Explanation {
+        let has_endpoint = self.desired.config.peers.get(place).is_none_or(|peer| !peer.endpoints.is_empty());
+        match self.streams.out_of_relay().filter(|_| !has_endpoint && explanation.way.is_some()) {
+            Some(out) => Explanation {
+                problem: Some(out),
+                remedy: Some("see above; it is tried again by itself, and adit relay check -c FILE tries it at once".to_owned()),
+                ..explanation
+            },
+            None => explanation,
+        }
     }
 
     fn peer_of_ike(&self, name: &str) -> Result<PeerId, RequestError> {

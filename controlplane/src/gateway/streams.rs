@@ -67,6 +67,8 @@ pub(super) struct Streams {
     client: Option<(Handle, Events)>,
     try_at: Option<Instant>,
     table: Table,
+    /// Whether there is a registration, and since when that is so, however many attempts came to nothing since.
+    registered: Option<(bool, Instant)>,
     /// What was said in the log of why there is no registration.
     said: Option<String>,
     /// Whose turn it is among the workers.
@@ -84,6 +86,11 @@ impl Streams {
             return false;
         }
         (self.client, self.try_at) = (None, None);
+        if is_other {
+            // What the relay before this one had against us says nothing of this one.
+            self.said = None;
+        }
+        self.is_registered(false);
         self.table = Table::default();
         self.wanted = wanted;
         let Some(wanted) = &self.wanted else { return is_other };
@@ -95,6 +102,19 @@ impl Streams {
             }
         }
         true
+    }
+
+    fn is_registered(&mut self, registered: bool) {
+        if self.registered.is_none_or(|(before, _)| before != registered) {
+            self.registered = Some((registered, Instant::now()));
+        }
+    }
+
+    /// Why there is no registration, if there is none.
+    pub(super) fn out_of_relay(&self) -> Option<String> {
+        let relay = self.report().filter(|relay| !relay.registered)?;
+        let why = relay.failure.unwrap_or_else(|| "it has not answered yet".to_owned());
+        Some(format!("this gateway is not registered at {}: {why}", relay.url))
     }
 
     /// The next thing that the client has to say; never without one.
@@ -175,7 +195,7 @@ impl Streams {
             rooms: wanted.relay.rooms.iter().map(ToString::to_string).collect(),
             key: self.client.as_ref().map(|(handle, _)| handle.key().to_string()),
             registered,
-            since_s: status.as_ref().map(|status| status.since.as_secs()).unwrap_or_default(),
+            since_s: self.registered.map(|(_, since)| since.elapsed().as_secs()).unwrap_or_default(),
             observed: status.as_ref().and_then(|status| status.welcome.as_ref()).map(|welcome| welcome.observed.to_string()),
             rtt_us: status.as_ref().and_then(|status| status.rtt).map(|rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)),
             peers: self.table.len(),
@@ -234,9 +254,13 @@ impl Gateway {
         match event {
             Event::Registered { welcome, .. } => {
                 self.streams.said = None;
+                self.streams.is_registered(true);
                 tracing::info!("registered at the relay {at}, where this gateway is seen as {}", welcome.observed);
             }
-            Event::Failed { failure, .. } => self.streams.complain(format!("relay {failure}")),
+            Event::Failed { failure, .. } => {
+                self.streams.is_registered(false);
+                self.streams.complain(format!("relay {failure}"));
+            }
             Event::Joined { room, peer, metadata } | Event::Described { room, peer, metadata } => {
                 let concerned = self.streams.table.describe(&room, peer, &metadata);
                 self.tell_streams(Some(&concerned));
@@ -278,12 +302,20 @@ impl Gateway {
         let (peer, at) = (config.peers.get(place)?, &config.relay.as_ref()?.at);
         let id = &peer.ike()?.id;
         let is_seen = !self.streams.table.streams_for(id).is_empty();
+        let goes_by_stream = ike.goes_by_stream(*self.ids.get(place)?);
+        if goes_by_stream != Some(false)
+            && let Some(out) = self.streams.out_of_relay()
+        {
+            return Some(format!("none over the relay: {out}"));
+        }
         let endpoint = if peer.endpoints.is_empty() { "it has no endpoint here" } else { "at its endpoint nobody answered" };
-        Some(match (ike.goes_by_stream(*self.ids.get(place)?), is_seen) {
+        Some(match (goes_by_stream, is_seen) {
             (Some(true), true) => format!("over the relay {at}: {endpoint}, and it is seen there"),
             (Some(true), false) => format!("over the relay {at}, where it is not seen just now"),
             (Some(false), _) => "by UDP, not over the relay".to_owned(),
-            (None, true) => format!("none yet; somebody at the relay {at} says that it is {id}, and IKE goes there"),
+            (None, true) => {
+                format!("none yet; somebody at the relay {at} says that it is {id}: IKE goes there where no endpoint answers")
+            }
             (None, false) => {
                 let others = self.streams.table.len();
                 format!("none; nobody at the relay {at} says that it is {id} ({others} others are seen)")

@@ -142,6 +142,8 @@ pub enum LocalFault {
     Address(Remote, Unfit),
     #[error("its endpoint has no address so far: the name is not known yet, or the interface is not there")]
     NoAddress,
+    #[error("nobody who is seen at the relay says that it is this peer, and it has no endpoint")]
+    NotSeen,
     #[error("the peer is configured without {0}")]
     NotConfigured(&'static str),
 }
@@ -214,6 +216,7 @@ impl Error {
                 | LocalFault::Encode(_)
                 | LocalFault::Address(..)
                 | LocalFault::NoAddress
+                | LocalFault::NotSeen
                 | LocalFault::DataPlane
                 | LocalFault::NotConfigured(_) => NotifyType::NO_PROPOSAL_CHOSEN,
             }),

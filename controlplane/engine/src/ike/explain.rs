@@ -256,6 +256,9 @@ fn remedy_of_error(error: &Error) -> &'static str {
             LocalFault::NoAddress => {
                 "correct the name, or see why the name server does not answer (getent ahosts NAME); it is looked up again by itself"
             }
+            LocalFault::NotSeen => {
+                "start the peer, and compare its `ike.id` and `relay` with what is here (adit status); it is looked for as soon as it is seen"
+            }
             LocalFault::NotConfigured(_) => "complete the configuration of the peer",
             LocalFault::DataPlane => "see in the log of this gateway what was refused, and why",
             LocalFault::KeysTooOften => "see at the other end why it rekeys again and again",

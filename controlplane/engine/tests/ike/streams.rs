@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use adit_engine::ike::{EndpointConfig, PeerConfig};
+use adit_engine::ike::{Cause, ConnectionState, EndpointConfig, Error, LocalFault, PeerConfig};
 use adit_engine::path::{Hop, Remote, StreamId};
 use adit_proto::ike::{ExchangeType, Message, NotifyType, Payload};
 use adit_sim::*;
@@ -68,6 +68,17 @@ fn who_is_seen_in_a_stream_is_connected_in_it_and_packets_go_by_it() {
         }
         assert_eq!(world.log.len(), 0, "nothing went by UDP");
     }
+}
+
+#[test]
+fn who_is_seen_by_nobody_is_said_to_be_that() {
+    let (mut world, streams) = apart(15, |_| ());
+    world.run_for(Duration::from_secs(60));
+    let status = world.nodes[A].endpoint.status(PEER).expect("a peer");
+    let why = Cause::Failed(Error::Local(LocalFault::NotSeen));
+    assert_eq!((status.state, status.cause), (ConnectionState::Reconnecting, Some(why)));
+    meet(&mut world, streams);
+    assert!(world.run_until(Duration::from_secs(2), both_up), "at once, however long nobody was there");
 }
 
 #[test]

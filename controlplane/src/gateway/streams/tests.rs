@@ -33,6 +33,23 @@ fn ca() -> String {
 }
 
 #[tokio::test]
+async fn why_there_is_no_registration_is_of_this_relay_and_since_it_was_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut streams, now) = (Streams::default(), desired(dir.path()));
+    assert!(streams.out_of_relay().is_none(), "no relay is configured");
+    streams.keep(&now);
+    let since = streams.registered;
+    streams.complain("relay 127.0.0.1:1: the connection was refused".to_owned());
+    streams.is_registered(false);
+    assert_eq!(streams.registered, since, "another attempt is no other loss");
+    assert!(streams.out_of_relay().is_some_and(|why| why.contains("refused")));
+    let mut other = now.clone();
+    other.config.relay.as_mut().unwrap().at = "127.0.0.2:1".parse().unwrap();
+    assert!(streams.keep(&other) && streams.said.is_none());
+    assert!(streams.out_of_relay().is_some_and(|why| why.contains("127.0.0.2:1") && !why.contains("refused")));
+}
+
+#[tokio::test]
 async fn a_token_or_ca_that_was_renewed_makes_another_client() {
     let dir = tempfile::tempdir().unwrap();
     let (mut streams, mut now) = (Streams::default(), desired(dir.path()));

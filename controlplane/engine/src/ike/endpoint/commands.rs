@@ -271,8 +271,11 @@ impl Endpoint {
 
     /// The first of the addresses of a peer to which something can be sent; that is where we begin.
     fn first_fit(&mut self, id: PeerId) -> Result<Hop, Error> {
+        let Some(peer) = self.shared.peers.get_mut(&id) else { return Err(LocalFault::NoAddress.into()) };
+        if peer.config.in_streams && !peer.config.awaits_remotes && peer.remotes.all().is_empty() {
+            return Err(LocalFault::NotSeen.into());
+        }
         let mut why = LocalFault::NoAddress;
-        let Some(peer) = self.shared.peers.get_mut(&id) else { return Err(why.into()) };
         let remotes: Vec<Remote> = peer.remotes.in_turn().collect();
         for remote in remotes {
             match self.shared.paths.judge(first_hop(peer.local, remote, self.shared.config.nat_port)) {
