@@ -2,17 +2,19 @@
 # Runs every test many times beside a second load, and goes on where it was interrupted.
 #
 #   deploy/soak.sh [RUNS]            default: 10
+#   STREAMS=3 deploy/soak.sh [RUNS]  three runs at a time: each is the second load of the others, and there are no busy loops
 #
 # target/soak.log gets a line for each test executable of each run, loom's too and two rounds of everything at once (`make soak`), and
 # one for the doc tests:
 # COMMIT RUN EXECUTABLE|doc passed|failed SECONDS. What has passed or failed at this commit is not run again: delete its line, or the
 # file, to repeat it. What an executable wrote is in target/soak/. Doc tests are compiled when they are run: leave the tree as it is.
-# ADIT_BIN_DIR names the programs that are driven. The second load is LOAD busy loops (default: one for each core).
+# ADIT_BIN_DIR names the programs that are driven. The second load is LOAD busy loops (default: one for each core, none beside STREAMS).
 # Ends with 1 when a line of this commit says failed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 runs=${1:-10}
+streams=${STREAMS:-1}
 target=${CARGO_TARGET_DIR:-target}
 log=$target/soak.log
 commit=$(git rev-parse --short HEAD)$(git diff --quiet HEAD || echo -dirty)
@@ -35,7 +37,7 @@ done
 # The second load: as many as there are cores, each no more than half of one while the tests want it.
 load=()
 trap 'kill "${load[@]}" 2>/dev/null || true' EXIT
-for _ in $(seq "${LOAD:-$(nproc)}"); do
+for _ in $(seq "${LOAD:-$([ "$streams" -gt 1 ] && echo 0 || nproc)}"); do
     (while :; do :; done) &
     load+=($!)
 done
@@ -49,12 +51,22 @@ once() {
     echo "$commit $run $name $outcome $((SECONDS - started))" | tee -a "$log"
 }
 
-for run in $(seq "$runs"); do
-    for entry in "${tests[@]}"; do
-        once "$(basename "${entry#* }")" "${entry%% *}" "${entry#* }"
+# whole FIRST STEP: every STEP-th run from FIRST on.
+whole() {
+    for run in $(seq "$1" "$2" "$runs"); do
+        for entry in "${tests[@]}"; do
+            once "$(basename "${entry#* }")" "${entry%% *}" "${entry#* }"
+        done
+        once doc . cargo test --locked --workspace --doc
     done
-    once doc . cargo test --locked --workspace --doc
+}
+
+beside=()
+for stream in $(seq "$streams"); do
+    whole "$stream" "$streams" &
+    beside+=($!)
 done
+wait "${beside[@]}"
 failed=$(grep -c "^$commit .* failed " "$log" || true)
 echo "soak: $(grep -c "^$commit .* passed " "$log" || true) passed, $failed failed at $commit"
 [ "$failed" -eq 0 ]
