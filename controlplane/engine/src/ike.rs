@@ -15,7 +15,7 @@
 //! | `create_child`, `plan`, `install` | new Child SAs and their rekey; `selectors` |
 //! | `rekey_ike` | a new IKE SA in place of the old one |
 //! | `followup`, `unfinished` | additional key exchanges of the two before |
-//! | `informational` | liveness, Delete, errors; `mobike`, `crash` |
+//! | `informational` | liveness, Delete, errors; `mobike`, `candidates`, `crash` |
 //! | `evidence` | what exchanges say of paths, and what these ask for |
 //! | `timeouts` | everything that happens because time has passed; `timer` |
 //!
@@ -51,6 +51,7 @@ mod admission;
 mod agenda;
 mod agreed;
 mod auth;
+mod candidates;
 mod cause;
 mod change;
 mod child;
@@ -121,6 +122,7 @@ mod window;
 mod wire;
 mod wishes;
 
+pub use candidates::{Candidate, CandidateKind};
 pub use cause::{Cause, Whose};
 pub use child::Usage;
 pub use config::{

@@ -23,6 +23,8 @@ pub(crate) const CERT_REQUESTS_READ_MAX: usize = 8;
 pub(crate) const TOKENS_MAX: usize = 4;
 /// Addresses that a peer says it has (RFC 4555 §3.4) that are remembered.
 pub(crate) const ADDRESSES_NAMED_MAX: usize = 8;
+/// Candidates of one gateway: addresses at which it can perhaps be reached by UDP.
+pub const CANDIDATE_ADDRESSES_MAX: usize = 12;
 /// Addresses of ours that a peer is told.
 pub(crate) const OWN_ADDRESSES_MAX: usize = 8;
 /// Longest cookie of a responder, in bytes (RFC 7296 §2.6).

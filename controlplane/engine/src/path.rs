@@ -66,6 +66,8 @@ pub struct Terms {
     pub leads: bool,
     /// Our address is configured: the kernel's routes do not change it.
     pub local_fixed: bool,
+    /// Both ends look for each other at many addresses at once: that a packet comes another way is no word about where to go.
+    pub candidates: bool,
 }
 
 /// What follows a peer to where it was seen.
@@ -258,6 +260,11 @@ impl Paths {
         peer.iter().map(status).collect()
     }
 
+    /// Whether what came this way says nothing of where to go: the peer tries many ways, and by the one in use it answers.
+    pub(crate) fn is_one_of_many(&self, peer: PeerId, hop: Hop) -> bool {
+        self.peers.get(&peer).is_some_and(|peer| peer.is_one_of_many(hop.normal()))
+    }
+
     /// What was agreed with a peer; it is known from now on.
     pub fn set_terms(&mut self, id: PeerId, terms: Terms) {
         let is_new = !self.peers.contains_key(&id);
@@ -350,6 +357,11 @@ impl Paths {
             peer.latest = peer.esp;
             return;
         }
+        if peer.is_one_of_many(hop) {
+            return;
+        }
+        // Out of a stream goes everything.
+        let moves = if peer.is_in_stream() && !hop.is_stream() { Moves::Both } else { moves };
         // One that is not taken is counted.
         let _ = self.candidate(now, id, hop, moves, bytes as usize);
     }
@@ -526,6 +538,7 @@ impl Paths {
 
     fn use_path(&mut self, id: PeerId, path: PathId, moves: Moves) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
+        let was_in_stream = peer.is_in_stream();
         if moves == Moves::Both {
             peer.ike = Some(path);
             peer.wanted = None;
@@ -539,6 +552,9 @@ impl Paths {
         let watched = peer.spares.watches();
         if let Some(entry) = peer.get_mut(path) {
             entry.mtu.watch(watched);
+        }
+        if was_in_stream && !peer.is_in_stream() {
+            self.is_out_of_stream(id, path);
         }
         self.tell(id);
         if moved {

@@ -159,8 +159,7 @@ impl DataPlane {
 
     /// `by`: the gateway that this is.
     pub fn seal_one_each(&mut self, by: usize) -> Vec<(Esp, Hop)> {
-        self.sealed += 1;
-        let number = self.sealed;
+        let number = self.next_number();
         let seal = |keys: &ChildKeys| {
             let Path { hop, mtu, .. } = self.path_in_use(keys.peer);
             let len = if self.sends_longest { usize::from(mtu) - headers_of(&hop) } else { PACKET_LEN };
@@ -185,6 +184,20 @@ impl DataPlane {
         self.outbound.retain(|keys| keys.spi != spi);
     }
 
+    /// The number of the next packet that is sealed.
+    pub(crate) fn next_number(&mut self) -> u64 {
+        self.sealed += 1;
+        self.sealed
+    }
+
+    /// An authentic packet came this way. Gives whose it is, if it is the newest and came another way than the one before.
+    pub(crate) fn sight(&mut self, (spi, number): (Spi, u64), came: Hop) -> Option<PeerId> {
+        let peer = self.opens_from(spi)?;
+        let newest = self.newest.entry(spi).or_default();
+        let is_newest = number > std::mem::replace(newest, number.max(*newest));
+        (is_newest && self.seen.insert(peer, came) != Some(came)).then_some(peer)
+    }
+
     /// Gives the peer whose newest packet came another way than the one before.
     pub fn receive(&mut self, esp: &Esp, came: Hop) -> Option<PeerId> {
         match self.inbound.get(&esp.spi) {
@@ -199,10 +212,7 @@ impl DataPlane {
                 let usage = self.usage.entry(esp.spi).or_default();
                 usage.inbound_packets += 1;
                 usage.inbound_bytes += esp.len as u64;
-                let newest = self.newest.entry(esp.spi).or_default();
-                let is_newest = esp.number > std::mem::replace(newest, esp.number.max(*newest));
-                let peer = keys.peer;
-                (is_newest && self.seen.insert(peer, came) != Some(came)).then_some(peer)
+                self.sight((esp.spi, esp.number), came)
             }
             None => {
                 self.lost.push(esp.spi);

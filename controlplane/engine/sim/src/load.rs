@@ -48,6 +48,8 @@ pub struct Echo {
     /// Bytes of the UDP payload.
     pub(crate) len: usize,
     pub(crate) is_reply: bool,
+    /// As of a packet.
+    pub(crate) number: u64,
     /// When the request was sent.
     pub(crate) at: Instant,
 }

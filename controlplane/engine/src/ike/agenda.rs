@@ -44,6 +44,8 @@ pub(super) enum Task {
     UpdateAddresses,
     /// Our list of addresses has changed (RFC 4555 §3.6).
     AnnounceAddresses,
+    /// The peer is to be told where we can perhaps be reached by UDP.
+    TellCandidates,
     /// The new IKE SA has another crash token (RFC 6290 §4.3).
     SendToken,
 }
@@ -58,6 +60,7 @@ impl Task {
             | Task::Liveness
             | Task::UpdateAddresses
             | Task::AnnounceAddresses
+            | Task::TellCandidates
             | Task::SendToken => false,
         }
     }
@@ -206,6 +209,7 @@ mod tests {
             Task::Liveness,
             Task::UpdateAddresses,
             Task::AnnounceAddresses,
+            Task::TellCandidates,
             Task::SendToken,
         ];
         let mut agenda = Agenda::default();

@@ -16,6 +16,7 @@ use crate::auth::{AuthError, Authenticated, Claim, Presented, signed_octets};
 use crate::crypto::{AuthData, IkeKeys, Sender};
 use crate::identity::Identity;
 
+use super::candidates;
 use super::cause::Cause;
 use super::config::PeerConfig;
 use super::context::{Action, Ctx, LANES_MAX};
@@ -195,6 +196,7 @@ fn extras(ctx: &mut Ctx, facts: &Facts, config: &PeerConfig, here: Hop) -> Vec<P
     if facts.features.adit && ctx.shared.config.split {
         out.push(Notify::new(vendor::SPLIT).into());
     }
+    out.extend(candidates::in_auth(ctx, facts));
     if facts.features.adit {
         let lanes = config.children.iter().map(|child| child.lanes).max().unwrap_or(1);
         out.push(Notify::new(vendor::LANES).with_data([lanes]).into());
@@ -206,6 +208,7 @@ fn extras(ctx: &mut Ctx, facts: &Facts, config: &PeerConfig, here: Hop) -> Vec<P
 fn agree_on_features(ctx: &Ctx, facts: &mut Facts, config: &PeerConfig, parts: &Parts) {
     facts.features.echo = facts.features.adit && ctx.shared.config.echo && parts.has(vendor::ECHO);
     facts.features.split = facts.features.adit && ctx.shared.config.split && parts.has(vendor::SPLIT);
+    facts.features.candidates = candidates::may_be_told(ctx, facts) && parts.has(vendor::CANDIDATES);
     facts.features.mobike = config.mobike && parts.has(NotifyType::MOBIKE_SUPPORTED);
 }
 
@@ -296,7 +299,8 @@ fn accept_responder(
 ) -> Session {
     let mut session = establish(ctx, facts, handshake, (peer, admitted), parts, true);
     session.proof.standing_mut().take_auth_lifetime(ctx.now, parts, session.original_initiator);
-    mobike::watch_nat(facts, session.original_initiator).into_iter().for_each(|task| session.want(task));
+    let first = mobike::watch_nat(facts, session.original_initiator).into_iter().chain(candidates::news(ctx, facts));
+    first.into_iter().for_each(|task| session.want(task));
     if let Some(plan) = sent.plan {
         let changes = first_child::accept(ctx, facts, &session, (plan, &sent.offered), parts, handshake.nonces());
         changes.into_iter().for_each(|change| session.apply(ctx, facts, change));
@@ -326,6 +330,8 @@ fn establish(
     let mut session = Session::new(peer, config, original_initiator, made, proof, lifetimes);
     session.wants.set_peer_lanes(lanes_of_peer(&session.config, parts));
     session.addresses.set_of_peer(mobike::additional_addresses(parts));
+    let named = candidates::read(parts).filter(|_| facts.features.candidates).unwrap_or_default();
+    ctx.shared.set_candidates_of(peer, named);
     session.tokens.take(parts);
     // Beside another IKE SA nothing moves before the peer has shown that it has this one.
     let beside = ctx.shared.peers.get(&peer).is_some_and(|peer| peer.current.is_some());

@@ -7,9 +7,11 @@ use adit_proto::control::Spi;
 
 use super::agenda::Task;
 use super::agreed::Secrets;
+use super::candidates::Candidate;
 use super::cause::Cause;
 use super::child::RekeyCollision;
 use super::context::{Ctx, Then};
+use super::evidence;
 use super::facts::{Facts, SaId};
 use super::plan::{Creation, Plan};
 use super::session::Session;
@@ -75,6 +77,8 @@ pub(super) enum Change {
     OwnAddresses(Vec<IpAddr>),
     /// The peer names these as its own.
     AddressesOfPeer(Vec<IpAddr>),
+    /// The peer can perhaps be reached at these.
+    CandidatesOfPeer(Vec<Candidate>),
     /// How the peer sees us at our new address, where it says so.
     SeenAnew(Option<[u8; 20]>),
     /// How the peer sees us by now.
@@ -115,6 +119,7 @@ impl Session {
             Change::AwaitsNothing => self.awaited.forget(ctx),
             Change::OwnAddresses(own) => self.addresses.reported(own),
             Change::AddressesOfPeer(addresses) => self.addresses.set_of_peer(addresses),
+            Change::CandidatesOfPeer(all) => evidence::look_at_candidates(ctx, self.peer, all),
             Change::SeenAnew(seen) => self.addresses.set_seen(seen),
             Change::Seen(seen) => {
                 if self.addresses.take_seen(seen) {

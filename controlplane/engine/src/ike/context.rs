@@ -15,6 +15,7 @@ use crate::random::Random;
 use crate::rate_limit::Bucket;
 
 use super::admission::Admission;
+use super::candidates::Candidate;
 use super::cause::Cause;
 use super::child_ids::ChildIds;
 use super::clients::Clients;
@@ -50,6 +51,8 @@ pub(super) struct Peer {
     /// Where we look for it: configured, or changed by a command.
     pub remotes: Remotes,
     pub local: Option<SocketAddr>,
+    /// Where it says that it may be, too.
+    pub candidates: Vec<Candidate>,
     /// The IKE SA that has the Child SAs.
     pub current: Option<SaId>,
     /// It wants to be begun with without a Child SA (RFC 6023).
@@ -78,7 +81,12 @@ impl Peer {
     pub(super) fn direct(&self, port: u16) -> Vec<Hop> {
         let any = |remote| unspecified(remote, port);
         let from = |remote: SocketAddr| self.local.filter(|local| local.is_ipv4() == remote.is_ipv4()).unwrap_or(any(remote));
-        self.remotes.addresses().map(|remote| Hop::new(SocketAddr::new(from(remote).ip(), port), remote).floated(port)).collect()
+        let named = self.candidates.iter().map(|candidate| candidate.address);
+        self.remotes
+            .addresses()
+            .chain(named)
+            .map(|remote| Hop::new(SocketAddr::new(from(remote).ip(), port), remote).floated(port))
+            .collect()
     }
 
     /// Whether there is an address where it may be, or one may come.
@@ -198,6 +206,8 @@ pub(super) struct Shared {
     pub directory: Directory,
     pub spis: SpiTable,
     pub paths: Paths,
+    /// Where we can perhaps be reached by UDP.
+    pub candidates: Vec<Candidate>,
     pub admission: Admission,
     /// Those who could not prove who they are.
     pub failures: Origins,
@@ -298,6 +308,15 @@ impl Shared {
     pub(super) fn bound_at(&self, peer: PeerId) -> SocketAddr {
         let local = self.peers.get(&peer).and_then(|peer| peer.local).map(|local| local.ip());
         SocketAddr::new(local.unwrap_or([0; 4].into()), self.config.nat_port)
+    }
+
+    /// The peer says that it may be there, too. Says whether that is news.
+    pub(super) fn set_candidates_of(&mut self, peer: PeerId, all: Vec<Candidate>) -> bool {
+        self.peers.get_mut(&peer).is_some_and(|peer| {
+            let is_news = peer.candidates != all;
+            peer.candidates = all;
+            is_news
+        })
     }
 
     /// Where requests of an authenticated IKE SA go: the path of IKE to the peer.

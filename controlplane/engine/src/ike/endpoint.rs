@@ -90,6 +90,7 @@ impl Endpoint {
             directory: Directory::default(),
             spis: SpiTable::default(),
             paths: Paths::new(Box::new(AnyUnderlay)),
+            candidates: Vec::new(),
             admission,
             failures: Origins::new(FAILURES),
             clients: Clients::default(),

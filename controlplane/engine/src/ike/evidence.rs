@@ -2,7 +2,10 @@
 
 use std::net::SocketAddr;
 
+use adit_proto::control::PeerId;
+
 use super::agenda::Task;
+use super::candidates::Candidate;
 use super::config::PeerConfig;
 use super::context::Ctx;
 use super::facts::{Facts, Role};
@@ -24,7 +27,15 @@ pub(super) fn agree_on_paths(ctx: &mut Ctx, facts: &Facts, session: &Session) {
     };
     let (peer, paths) = (session.peer, &mut ctx.shared.paths);
     let local_fixed = is_fixed(&session.config);
-    let terms = Terms { echo: facts.features.echo, split: facts.features.split, ike: true, follow, leads, local_fixed };
+    let terms = Terms {
+        echo: facts.features.echo,
+        split: facts.features.split,
+        ike: true,
+        follow,
+        leads,
+        local_fixed,
+        candidates: facts.features.candidates,
+    };
     paths.set_terms(peer, terms);
     paths.set_encapsulate(peer, facts.nat.is_between());
     let endpoints = ctx.shared.peers.get(&peer).map(super::context::Peer::endpoints).unwrap_or_default();
@@ -34,9 +45,20 @@ pub(super) fn agree_on_paths(ctx: &mut Ctx, facts: &Facts, session: &Session) {
     ctx.shared.paths.set_direct(peer, direct);
 }
 
-/// Whether we say where the connection goes (RFC 4555 §1.2). Without MOBIKE a host behind a NAT stays where the peer sees it (RFC 7296 §2.23).
+/// The peer says where it may be, too: it is looked for there at once, if it goes in a stream.
+pub(super) fn look_at_candidates(ctx: &mut Ctx, peer: PeerId, all: Vec<Candidate>) {
+    if ctx.shared.set_candidates_of(peer, all) {
+        let port = ctx.shared.config.nat_port;
+        let direct = ctx.shared.peers.get(&peer).map(|peer| peer.direct(port)).unwrap_or_default();
+        ctx.shared.paths.set_direct(peer, direct);
+        ctx.shared.paths.look_direct_soon(ctx.now.instant, peer);
+    }
+}
+
+/// Whether we say where the connection goes (RFC 4555 §1.2). Those who tell each other candidates have many ways to choose from, and only
+/// one of them may choose. Without either a host behind a NAT stays where the peer sees it (RFC 7296 §2.23).
 fn leads(facts: &Facts, session: &Session) -> bool {
-    if facts.features.mobike { session.original_initiator } else { facts.nat.here }
+    if facts.features.mobike || facts.features.candidates { session.original_initiator } else { facts.nat.here }
 }
 
 /// This IKE SA is the one that has the Child SAs: what was found out with it holds.
@@ -47,6 +69,9 @@ pub(super) fn establish_path(ctx: &mut Ctx, facts: &Facts, session: &Session) {
     if facts.role == Role::Responder {
         ctx.shared.paths.give_head_start(ctx.now.instant, session.peer);
     }
+    if ctx.shared.peers.get(&session.peer).is_some_and(|peer| !peer.candidates.is_empty()) {
+        ctx.shared.paths.look_direct_soon(ctx.now.instant, session.peer);
+    }
 }
 
 /// A fresh, authentic request came this way. Without MOBIKE that is how the peer says that it has moved (RFC 7296 §2.23). Where we lead it
@@ -56,6 +81,7 @@ pub(super) fn heard_request(ctx: &mut Ctx, facts: &Facts, session: &Session, cam
     let Some(peer) = facts.peer else { return };
     ctx.shared.paths.heard(now, peer, hop, bytes);
     let moves = match leads(facts, session) {
+        true if ctx.shared.paths.is_one_of_many(peer, hop) => None,
         true => facts.features.echo.then_some(Moves::Esp),
         false => (!facts.features.mobike).then_some(Moves::Both),
     };

@@ -50,6 +50,8 @@ pub(super) struct Features {
     pub echo: bool,
     /// Both take what is too long for the path in two packets.
     pub split: bool,
+    /// Both say where they can perhaps be reached by UDP: they have met in a stream.
+    pub candidates: bool,
 }
 
 /// What the exchanges need to know of the IKE SA that they belong to.

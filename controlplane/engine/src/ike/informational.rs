@@ -11,7 +11,7 @@ use super::exchange::{Answer, Effect, Established, Request};
 use super::facts::Facts;
 use super::parts::Parts;
 use super::succession::Succession;
-use super::{crash, mobike};
+use super::{candidates, crash, mobike};
 
 pub(super) const EXCHANGE: ExchangeType = ExchangeType::INFORMATIONAL;
 
@@ -25,6 +25,7 @@ pub(super) enum Sent {
     DeleteOrphan(Spi),
     Token,
     Addresses(mobike::Sent),
+    Candidates(candidates::Sent),
 }
 
 /// What a request was about whose sender, a process before this one, is gone.
@@ -77,6 +78,7 @@ pub(super) fn on_answer(ctx: &mut Ctx, sa: &Established, sent: Sent, parts: &Par
             ctx.shared.spis.release(spi);
             Vec::new()
         }
+        Sent::Candidates(sent) => candidates::on_answer(ctx, &sent, parts).into_iter().map(Effect::from).collect(),
         Sent::Addresses(sent) => mobike::on_answer(ctx, sa, &sent, parts),
     }
 }
@@ -101,9 +103,10 @@ pub(super) fn answer(ctx: &mut Ctx, sa: &Established, parts: &Parts) -> Answer {
         return delete_ike(ctx, &sa.session.succession);
     }
     let mut answer = delete_for_peer(sa, parts);
-    let about_addresses = mobike::answer(ctx, sa, parts);
-    answer.payloads.extend(about_addresses.payloads);
-    answer.before.extend(about_addresses.before);
+    for about_addresses in [mobike::answer(ctx, sa, parts), candidates::answer(ctx, sa, parts)] {
+        answer.payloads.extend(about_addresses.payloads);
+        answer.before.extend(about_addresses.before);
+    }
     answer
 }
 

@@ -69,6 +69,7 @@ impl Initiated {
         match self {
             // Its answer would say to this one where ESP goes.
             Initiated::Informational(informational::Sent::Addresses(sent)) => sent.task(),
+            Initiated::Informational(informational::Sent::Candidates(_)) => Some(Task::TellCandidates),
             Initiated::SaInit(_)
             | Initiated::Intermediate(_)
             | Initiated::Auth(_)

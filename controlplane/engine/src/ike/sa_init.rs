@@ -320,6 +320,7 @@ fn features(parts: &Parts, ppk: bool) -> Features {
         ppk: ppk && parts.has(NotifyType::USE_PPK),
         adit: parts.vendors.iter().any(|vendor| vendor == vendor::ADIT),
         mobike: false,
+        candidates: false,
         childless: parts.has(NotifyType::CHILDLESS_IKEV2_SUPPORTED),
         echo: false,
         split: false,

@@ -70,7 +70,7 @@ impl IkeSa {
     fn keepalive_at(&self, session: &Session) -> Option<Instant> {
         let interval = session.config.keepalive;
         // Whether there is a NAT nobody finds out in a stream.
-        let may_have_nat = self.facts.nat.here || self.facts.begun.address().is_none();
+        let may_have_nat = self.facts.nat.here || self.facts.begun.address().is_none() || self.facts.features.candidates;
         (may_have_nat && !interval.is_zero() && !session.succession.has_successor()).then(|| self.wire.last_sent() + interval)
     }
 

@@ -21,3 +21,6 @@ pub(super) const ECHO: NotifyType = NotifyType(44313);
 /// Status, in IKE_AUTH: what is too long for the path may come to the sender in two sealed packets, and it sends so itself
 /// (`oversize: split`).
 pub(super) const SPLIT: NotifyType = NotifyType(44314);
+
+/// Status, in IKE_AUTH and INFORMATIONAL: where the sender can perhaps be reached by UDP, see [`super::candidates`].
+pub(super) const CANDIDATES: NotifyType = NotifyType(44315);

@@ -1,25 +1,35 @@
 //! A peer whose packets go in a stream is asked now and then at the addresses where it may be: what goes from host to host is faster, and
-//! needs nobody in between. Where it answers, everything moves, as with any other proof.
+//! needs nobody in between. A few are asked at a time, and soon the next ones, until all had their turn.
+//!
+//! Both ends ask, and both at once where they have just told each other their candidates: what one sends opens the NAT before it for what
+//! the other sends. The end that leads moves everything to where it was answered first. What the other end has proven by then it only
+//! keeps ready, and goes there as soon as the one that leads does.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use adit_proto::control::PeerId;
 
-use super::Paths;
 use super::hop::Hop;
+use super::peer::{Moves, Proof};
+use super::{PathId, Paths};
+use crate::limits::UNPROVEN_PATHS_MAX;
 
 /// From the move into a stream, or one look, to the next one; each time twice as long, up to the last of these.
 const PAUSE_FIRST: Duration = Duration::from_secs(10);
 const PAUSE_MAX: Duration = Duration::from_secs(300);
 /// The end that does not lead waits longer: where both look, the one that leads decides (RFC 4555 §3.5).
 const PAUSE_MORE: Duration = Duration::from_secs(5);
+/// From those that are asked at a time to the next ones: by then each has been asked three times.
+const NEXT_AFTER: Duration = Duration::from_millis(1500);
 
 /// Where a peer is looked for, and when.
 #[derive(Debug, Default)]
 pub(super) struct Direct {
     pub(super) hops: Vec<Hop>,
     turn: usize,
+    /// How many are still to be asked in this look.
+    left: usize,
     /// The next look. None where it is not in a stream, or has just come into one.
     pub(super) at: Option<Instant>,
     pause: Duration,
@@ -35,7 +45,7 @@ impl Direct {
 
     /// It goes by UDP.
     fn rest(&mut self, now: Instant) {
-        self.at = None;
+        (self.at, self.left) = (None, 0);
         let since = *self.since.get_or_insert(now);
         if now.saturating_duration_since(since) >= PAUSE_MAX {
             self.pause = Duration::ZERO;
@@ -44,22 +54,29 @@ impl Direct {
 
     /// Something has changed: what was in vain may not be any more.
     fn soon(&mut self, now: Instant) {
-        (self.pause, self.at) = (Duration::ZERO, Some(now));
+        (self.pause, self.at, self.left, self.turn) = (Duration::ZERO, Some(now), 0, 0);
     }
 
-    /// Whether it is time for a look. The clock begins to run with the first question.
-    fn is_due(&mut self, now: Instant, leads: bool) -> bool {
+    /// How many of `all` are to be asked now, `at_a_time` at most. The clock begins to run with the first question.
+    fn due(&mut self, now: Instant, leads: bool, (all, at_a_time): (usize, usize)) -> usize {
         if let Some(since) = self.since.take()
             && now.saturating_duration_since(since) >= PAUSE_MAX
         {
             self.pause = Duration::ZERO;
         }
         let is_due = self.at.is_some_and(|at| at <= now);
-        if is_due || self.at.is_none() {
+        if is_due && self.left == 0 {
+            self.left = all;
+        }
+        let now_due = if is_due { self.left.min(at_a_time) } else { 0 };
+        self.left = self.left.min(all) - now_due.min(all);
+        if is_due && self.left > 0 {
+            self.at = Some(now + NEXT_AFTER);
+        } else if is_due || self.at.is_none() {
             self.pause = (self.pause * 2).clamp(PAUSE_FIRST, PAUSE_MAX);
             self.at = Some(now + self.pause + if leads { Duration::ZERO } else { PAUSE_MORE });
         }
-        is_due
+        now_due
     }
 }
 
@@ -74,26 +91,41 @@ impl Paths {
     }
 
     /// Addresses or routes are others: it is looked for at once.
-    pub(super) fn look_direct_soon(&mut self, now: Instant, id: PeerId) {
+    pub(crate) fn look_direct_soon(&mut self, now: Instant, id: PeerId) {
         if let Some(peer) = self.peers.get_mut(&id).filter(|peer| peer.is_in_stream()) {
             peer.direct.soon(now);
+            self.set_timer(id);
         }
     }
 
-    /// Looks for the peer at one of its addresses, if it is time.
+    /// Looks for the peer at its addresses, if it is time.
     pub(super) fn look_direct(&mut self, now: Instant, id: PeerId) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         if !peer.is_in_stream() {
             return peer.direct.rest(now);
         }
-        let leads = peer.terms.leads;
+        let terms = peer.terms;
         let hops = peer.direct_hops();
-        if hops.is_empty() || !peer.direct.is_due(now, leads) {
-            return;
+        // Without candidates they are few, and each may be where a stranger is by now.
+        let at_a_time = if terms.candidates { UNPROVEN_PATHS_MAX } else { 1 };
+        let all = if terms.candidates { hops.len() } else { hops.len().min(1) };
+        let first = peer.direct.turn;
+        let due = peer.direct.due(now, terms.leads, (all, at_a_time));
+        peer.direct.turn = first.wrapping_add(due);
+        let moves = if terms.candidates && !terms.leads { Moves::Nothing } else { Moves::Both };
+        for turn in 0..due {
+            // One to which there is no way is passed over; it has its turn again.
+            let _ = self.look_with(now, id, hops[first.wrapping_add(turn) % hops.len()], moves);
         }
-        let hop = hops[peer.direct.turn % hops.len()];
-        peer.direct.turn = peer.direct.turn.wrapping_add(1);
-        // One to which there is no way is passed over; it has its turn again.
-        let _ = self.look_there(now, id, hop);
+    }
+
+    /// Everything goes by UDP from now on: what is still being asked has nothing to move any more.
+    pub(super) fn is_out_of_stream(&mut self, id: PeerId, used: PathId) {
+        let Some(peer) = self.peers.get_mut(&id).filter(|peer| peer.terms.candidates) else { return };
+        for path in PathId::all().filter(|path| *path != used) {
+            if let Some(Proof::Waits { moves, ours: true, .. }) = peer.get_mut(path).map(|entry| &mut entry.proof) {
+                *moves = Moves::Nothing;
+            }
+        }
     }
 }

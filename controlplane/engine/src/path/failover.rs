@@ -165,7 +165,7 @@ mod tests {
     }
 
     fn terms(echo: bool) -> Terms {
-        Terms { echo, split: false, ike: false, follow: Follow::Both, leads: false, local_fixed: false }
+        Terms { echo, split: false, ike: false, follow: Follow::Both, leads: false, local_fixed: false, candidates: false }
     }
 
     fn hops(places: &[&str]) -> Vec<Hop> {

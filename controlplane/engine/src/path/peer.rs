@@ -42,6 +42,8 @@ pub(super) enum Proof {
         echo: Option<u64>,
         /// Something was sent there that asks for it.
         asked: bool,
+        /// Something authentic has come from there since it is looked for there.
+        came: bool,
     },
 }
 
@@ -77,7 +79,7 @@ impl Entry {
 impl Proof {
     /// To be asked for at once.
     pub(super) fn wanted(now: Instant, moves: Moves, ours: bool) -> Proof {
-        Proof::Waits { moves, ours, tries: 0, next: now, echo: None, asked: false }
+        Proof::Waits { moves, ours, tries: 0, next: now, echo: None, asked: false, came: false }
     }
 }
 
@@ -222,6 +224,13 @@ impl PeerPaths {
     pub(super) fn is_in_stream(&self) -> bool {
         let used = [self.ike, self.esp].into_iter().flatten();
         self.terms.ike && used.filter_map(|path| self.get(path)).any(|entry| entry.hop.is_stream())
+    }
+
+    /// Whether a packet that came this way says nothing of where to go: the peer tries several ways, this one has been proven, and by the
+    /// one in use it answers.
+    pub(super) fn is_one_of_many(&self, hop: Hop) -> bool {
+        let answers = self.esp.and_then(|path| self.get(path)).is_some_and(|entry| !entry.mtu.is_silent());
+        self.terms.candidates && answers && self.find(hop).is_some_and(|path| self.was_proven(path))
     }
 
     /// Where else it may be: where it is looked for, and where it once was.

@@ -67,9 +67,11 @@ impl Paths {
         let terms = peer.terms;
         let Some(entry) = peer.find(hop).and_then(|path| peer.get_mut(path)) else { return false };
         entry.heard = now;
-        let Proof::Waits { ours, asked, next, .. } = &mut entry.proof else { return false };
+        let Proof::Waits { ours, asked, next, came, .. } = &mut entry.proof else { return false };
         entry.credit = entry.credit.saturating_add(bytes);
-        if !*ours && !*asked && entry.credit >= cost(&terms, &entry.hop) {
+        // What was asked before it came from there may not have got through: a NAT there lets in whom it has sent to.
+        let is_met = *ours && terms.candidates && !std::mem::replace(came, true);
+        if is_met || !*ours && !*asked && entry.credit >= cost(&terms, &entry.hop) {
             *next = now;
         }
         self.set_timer(id);
@@ -137,7 +139,7 @@ impl Paths {
                 continue;
             }
             let (moves, next) = (Moves::Both, now + LOOKED_FOR);
-            let waits = Proof::Waits { moves, ours: true, tries: PROOF_TRIES, next, echo: None, asked: false };
+            let waits = Proof::Waits { moves, ours: true, tries: PROOF_TRIES, next, echo: None, asked: false, came: false };
             let Ok(path) = self.enter(now, id, hop, waits, LOOK_CREDIT) else { continue };
             tried.extend(self.peers.get(&id).and_then(|peer| peer.get(path)).map(|entry| entry.hop));
         }
@@ -162,10 +164,16 @@ impl Paths {
     /// # Errors
     /// Nothing may go there.
     pub(crate) fn look_there(&mut self, now: Instant, id: PeerId, hop: Hop) -> Result<(), Unfit> {
-        let wanted = Proof::wanted(now, Moves::Both, true);
+        self.look_with(now, id, hop, Moves::Both)
+    }
+
+    /// The same, with what moves there once it has answered.
+    pub(super) fn look_with(&mut self, now: Instant, id: PeerId, hop: Hop, moves: Moves) -> Result<(), Unfit> {
+        let wanted = Proof::wanted(now, moves, true);
         let path = self.enter(now, id, hop, wanted, LOOK_CREDIT)?;
         if let Some(entry) = self.peers.get_mut(&id).and_then(|peer| peer.get_mut(path)) {
-            entry.proof = wanted;
+            let before = if let Proof::Waits { moves, .. } = entry.proof { moves } else { Moves::Nothing };
+            entry.proof = Proof::wanted(now, moves.max(before), true);
         }
         self.set_timer(id);
         Ok(())
@@ -274,7 +282,7 @@ impl Paths {
             let Some(peer) = self.peers.get_mut(&id) else { return };
             let terms = peer.terms;
             let waits = peer.get(path).map(|entry| entry.proof);
-            let Some(Proof::Waits { moves, ours, tries, next, echo, asked }) = waits else { continue };
+            let Some(Proof::Waits { moves, ours, tries, next, echo, asked, came }) = waits else { continue };
             if next > now {
                 continue;
             }
@@ -293,7 +301,8 @@ impl Paths {
             }
             let may = peer.proofs.take(now) && self.proofs.take(now);
             let Some(entry) = peer.get_mut(path) else { continue };
-            entry.proof = Proof::Waits { moves, ours, tries: tries + 1, next: now + PROOF_WAIT * (1 << tries), echo, asked };
+            entry.proof =
+                Proof::Waits { moves, ours, tries: tries + 1, next: now + PROOF_WAIT * (1 << tries), echo, asked, came };
             if !may {
                 continue;
             }
@@ -309,7 +318,9 @@ impl Paths {
                 self.tell(id);
                 self.events.push_back(PathEvent::Echo { peer: id, path, id: number, size });
             }
-            if terms.ike {
+            // A request to where nobody is would be in the way of all others. Of many addresses most are that.
+            let is_one_of_many = ours && terms.candidates && terms.echo;
+            if terms.ike && !is_one_of_many {
                 self.wishes.push_back(Wish::Prove { peer: id, hop });
             }
         }

@@ -279,7 +279,15 @@ mod tests {
         let machine = Machine::default();
         machine.has(steps[0]);
         let mut paths = Paths::new(Box::new(machine.clone()));
-        let terms = Terms { echo: false, split: false, ike: true, follow: Follow::Both, leads: false, local_fixed: false };
+        let terms = Terms {
+            echo: false,
+            split: false,
+            ike: true,
+            follow: Follow::Both,
+            leads: false,
+            local_fixed: false,
+            candidates: false,
+        };
         paths.set_terms(PEER, terms);
         let hop = Hop::new(format!("{at}:4500").parse().unwrap(), "198.51.100.1:4500".parse().unwrap());
         paths.establish(instant(), PEER, hop, true).unwrap();
@@ -345,7 +353,15 @@ mod tests {
     fn with_paths(paths: &mut Paths, id: PeerId, number: u8) {
         paths.set_terms(
             id,
-            Terms { echo: false, split: false, ike: true, follow: Follow::Both, leads: false, local_fixed: false },
+            Terms {
+                echo: false,
+                split: false,
+                ike: true,
+                follow: Follow::Both,
+                leads: false,
+                local_fixed: false,
+                candidates: false,
+            },
         );
         for host in 0..number {
             let remote = SocketAddr::from(([198, 51, (id.0 % 200) as u8, host + 1], 4500));

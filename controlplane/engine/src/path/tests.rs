@@ -45,7 +45,7 @@ fn came(remote: &str) -> Arrival {
 }
 
 fn terms(echo: bool, ike: bool, follow: Follow) -> Terms {
-    Terms { echo, split: false, ike, follow, leads: follow == Follow::Nothing, local_fixed: false }
+    Terms { echo, split: false, ike, follow, leads: follow == Follow::Nothing, local_fixed: false, candidates: false }
 }
 
 impl World {

@@ -5,6 +5,7 @@
 mod admission;
 mod amplification;
 mod answered;
+mod candidates;
 mod certificates;
 mod childless;
 mod clients;

@@ -108,6 +108,7 @@ impl Endpoint {
                     connection: Connection::new(now.instant),
                     remotes: Remotes::new(&config.remotes),
                     local: config.local,
+                    candidates: Vec::new(),
                     config,
                     trust,
                     current: None,

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use adit_proto::control::PeerId;
 
+use super::super::agenda::Task;
+use super::super::candidates::Candidate;
 use super::super::config::Now;
 use super::super::facts::{IkeSpis, SaId};
 use super::super::mobike;
@@ -66,6 +68,21 @@ impl Endpoint {
         for (turn, id) in (0..).zip(sas) {
             let at = now.instant + REAUTHENTICATIONS_APART * turn;
             self.with_session(now, id, |session, _| session.proof.standing_mut().want(at));
+        }
+    }
+
+    /// At these addresses we can perhaps be reached by UDP from now on; the first ones are tried first. Peers that have met us in a stream
+    /// are told.
+    pub fn set_candidates(&mut self, now: Now, candidates: Vec<Candidate>) {
+        if std::mem::replace(&mut self.shared.candidates, candidates.clone()) == candidates {
+            return;
+        }
+        let current: Vec<SaId> = self.shared.peers.values().filter_map(|peer| peer.current).collect();
+        for id in current {
+            let told = self.sas.get(&id).is_some_and(|sa| sa.facts.features.candidates);
+            if told {
+                self.with_session(now, id, |session, _| session.want(Task::TellCandidates));
+            }
         }
     }
 

@@ -220,7 +220,15 @@ mod tests {
                 out.iter_mut().zip(number.to_le_bytes().iter().cycle()).for_each(|(byte, digit)| *byte = *digit);
             };
             let mut endpoint = Endpoint::new(EndpointConfig::default(), Box::new(random));
-            let terms = Terms { echo: true, split: false, ike: false, follow: Follow::Both, leads: false, local_fixed: false };
+            let terms = Terms {
+                echo: true,
+                split: false,
+                ike: false,
+                follow: Follow::Both,
+                leads: false,
+                local_fixed: false,
+                candidates: false,
+            };
             endpoint.set_static_path(at(0), PeerId(3), vec![hop()], (terms, Origin::Anywhere)).expect("a way");
             endpoint
         };

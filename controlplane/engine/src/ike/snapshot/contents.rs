@@ -12,7 +12,7 @@ use crate::ike::context::Peer;
 use crate::ike::facts::SaId;
 
 /// The first bytes, and the version of what follows.
-pub(super) const MAGIC: &[u8; 8] = b"ADITIKE\x0a";
+pub(super) const MAGIC: &[u8; 8] = b"ADITIKE\x0b";
 
 /// Bytes of the vault that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -64,8 +64,8 @@ pub(super) fn write(out: &mut Out, clock: BootClock, sa: &IkeSa, paths: &Paths) 
         out.flag(flag);
     }
     // Whether it is childless matters in IKE_AUTH only.
-    let Features { fragmentation, intermediate, ppk, adit, mobike, childless: _, echo, split } = sa.facts.features;
-    for flag in [fragmentation, intermediate, ppk, adit, mobike, echo, split] {
+    let Features { fragmentation, intermediate, ppk, adit, mobike, childless: _, echo, split, candidates } = sa.facts.features;
+    for flag in [fragmentation, intermediate, ppk, adit, mobike, echo, split, candidates] {
         out.flag(flag);
     }
     out.time(clock, sa.created);
@@ -180,6 +180,7 @@ fn read_sa(ctx: &Ctx, clock: BootClock, input: &mut In) -> Decoded<(IkeSa, Place
         childless: false,
         echo: input.flag()?,
         split: input.flag()?,
+        candidates: input.flag()?,
     };
     sa.created = input.time(clock)?;
     Ok((sa, places))
