@@ -5,13 +5,14 @@
 //! [`watch`] is the time in between, [`watchdog`] finds one that hangs. What it needs are parts with one job each: [`durable`] keeps on
 //! disk what must outlive a crash of the machine, [`persist`] in the data plane's vault what the next control plane has to know,
 //! [`interface`] the interface in the kernel, [`devices`] what is opened for a data plane that runs, [`repair`] what the data plane
-//! has refused or lost, [`underlay`] hears of the network around, [`streams`] of the relay, [`requests`] of people, [`restarts`] says when a dead data plane is
+//! has refused or lost, [`underlay`] hears of the network around, [`streams`] of the relay, [`candidates`] says where peers may find us beside it, [`requests`] of people, [`restarts`] says when a dead data plane is
 //! started again, [`renewal`] takes keys and certificates that were renewed on disk, [`peer_log`] what the log says of peers. The API
 //! reads the shared [`View`] beside it.
 
 mod answer;
 mod around;
 mod black_holes;
+mod candidates;
 mod command_queue;
 mod devices;
 mod durable;
@@ -65,6 +66,7 @@ use crate::state::State;
 use crate::static_key::KeyId;
 use crate::view::View;
 use around::Around;
+use candidates::Candidates;
 use command_queue::CommandQueue;
 use devices::Absence;
 use durable::Durable;
@@ -110,6 +112,8 @@ pub struct Gateway {
     underlay: Underlay,
     /// The ways over the relay.
     streams: Streams,
+    /// Where peers that are met over the relay may find us.
+    candidates: Candidates,
     /// The other interfaces.
     around: Around,
     peer_log: PeerLog,
@@ -239,6 +243,7 @@ pub async fn run(desired: Desired, options: Options, raw: RawSockets) -> anyhow:
         peer_log: PeerLog::default(),
         underlay,
         streams: Streams::default(),
+        candidates: Candidates::default(),
         around: Around::default(),
         port_is_chosen,
         upkeep: Upkeep::default(),

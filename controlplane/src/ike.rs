@@ -34,6 +34,7 @@ use crate::config::Config;
 use crate::dataplane::Tables;
 use crate::desired::static_key;
 use crate::limits::IKE_WAITING_MAX;
+use crate::random;
 use crate::reconcile::InstalledState;
 use crate::request::PeerCommand;
 use crate::resolve::Known;
@@ -97,8 +98,7 @@ impl Ike {
         crash_secret: Secret,
         underlay: Box<dyn Underlay + Send>,
     ) -> Result<Ike, CommandError> {
-        let random = |out: &mut [u8]| aws_lc_rs::rand::fill(out).expect("the system's generator cannot fail once it is seeded");
-        let mut endpoint = Endpoint::new(settings::endpoint(config, crash_secret), Box::new(random)).with_underlay(underlay);
+        let mut endpoint = Endpoint::new(settings::endpoint(config, crash_secret), random::system()).with_underlay(underlay);
         let dataplane = &config.dataplane;
         let mut sas = Sas::new(Terms { workers: dataplane.workers, window: dataplane.replay_window });
         endpoint.set_mtu_max(now(), config.underlay_mtu);

@@ -32,6 +32,7 @@ pub mod netlink;
 pub mod numbers;
 pub mod private;
 pub mod privileges;
+mod random;
 pub mod reconcile;
 pub mod request;
 pub mod resolve;

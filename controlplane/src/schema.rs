@@ -52,6 +52,9 @@ pub struct Relay {
     /// As which address the relay sees this gateway.
     pub observed: Option<String>,
     pub rtt_us: Option<u64>,
+    /// Where peers that are met there are told that this gateway can perhaps be reached by UDP.
+    #[serde(default)]
+    pub candidates: Vec<String>,
     /// How many others are seen in the rooms.
     pub peers: usize,
     /// Why there is no registration, while there is none.

@@ -105,6 +105,11 @@ fn relay(relay: &Relay) -> String {
     let seen = relay.observed.as_ref().map_or(String::new(), |observed| format!(", seen as {observed}"));
     fact("relay", &format!("{}, registered for {since}{rtt}{seen}", relay.url))
         + &fact("", &format!("{} others in {}", relay.peers, relay.rooms.join(", ")))
+        + &if relay.candidates.is_empty() {
+            String::new()
+        } else {
+            fact("", &format!("perhaps at {}", relay.candidates.join(", ")))
+        }
         + &not_carried(relay)
 }
 

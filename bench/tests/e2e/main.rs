@@ -5,12 +5,14 @@
 
 mod addresses;
 mod alike;
+mod apart;
 mod api;
 mod class;
 mod commands;
 mod confinement;
 mod cores;
 mod devices;
+mod direct;
 mod drops;
 mod endpoints;
 mod extension;

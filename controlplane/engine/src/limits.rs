@@ -190,6 +190,9 @@ pub(crate) const TURN_TRAIN_SEGMENTS_MAX: usize = 64;
 
 // What is found out about the NAT before us.
 
+/// STUN servers that are asked again and again how the port of the data is seen.
+pub(crate) const REFLEXIVE_SERVERS_MAX: usize = 4;
+
 /// Servers that are asked.
 pub const STUN_SERVERS_MAX: usize = 8;
 /// Bytes of an answer over TCP that are looked at: the head of one of HTTP.

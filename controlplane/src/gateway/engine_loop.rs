@@ -15,6 +15,7 @@ use super::{Gateway, Plane};
 use crate::dataplane::Tables;
 use crate::ike::Ike;
 use crate::netlink::KernelUnderlay;
+use crate::schema;
 
 /// How long the peers may take at the end to answer that we go.
 const GOODBYE: Duration = Duration::from_millis(500);
@@ -135,6 +136,7 @@ impl Gateway {
         if let Some(ike) = &mut self.ike {
             ike.readdress();
         }
+        self.seek_candidates();
         self.report_moves();
     }
 
@@ -150,7 +152,8 @@ impl Gateway {
         if let Some(ike) = &self.ike {
             self.view.set_ike(ike.report());
         }
-        self.view.set_relay(self.streams.report());
+        let relay = self.streams.report();
+        self.view.set_relay(relay.map(|relay| schema::Relay { candidates: self.candidates.shown(), ..relay }));
     }
 
     fn send_waiting(&mut self, settled: bool) {

@@ -198,6 +198,7 @@ impl Streams {
             since_s: self.registered.map(|(_, since)| since.elapsed().as_secs()).unwrap_or_default(),
             observed: status.as_ref().and_then(|status| status.welcome.as_ref()).map(|welcome| welcome.observed.to_string()),
             rtt_us: status.as_ref().and_then(|status| status.rtt).map(|rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)),
+            candidates: Vec::new(),
             peers: self.table.len(),
             failure: if registered { None } else { failure.or_else(|| self.said.clone()) },
             unsent: self.counters.unsent.load(Ordering::Relaxed),
@@ -273,13 +274,13 @@ impl Gateway {
             Event::Draining { leaving_in, .. } => {
                 tracing::info!("the relay {at} is about to stop; it is left in {} ms", leaving_in.as_millis());
             }
+            Event::Stun { servers, .. } => {
+                self.candidates.serve(servers);
+                self.keep_candidates();
+            }
             Event::Absent { peer, .. } => tracing::debug!("the relay {at} does not see {peer} any more"),
             Event::Throttled { what, .. } => tracing::debug!("the relay {at} has dropped something of ours: {what:?}"),
-            Event::Home { .. }
-            | Event::Introduced { .. }
-            | Event::PeerDirect { .. }
-            | Event::Stun { .. }
-            | Event::Turn { .. } => {}
+            Event::Home { .. } | Event::Introduced { .. } | Event::PeerDirect { .. } | Event::Turn { .. } => {}
         }
     }
 

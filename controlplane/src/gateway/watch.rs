@@ -104,6 +104,7 @@ impl Gateway {
                 () = self.underlay.port500.ready() => self.take_port500(),
                 () = self.underlay.icmp.ready() => self.hear_routers(),
                 () = self.underlay.resolver.news() => self.look_for_peers(),
+                () = engine_loop::due(self.candidates.due()) => self.ask_stun(),
                 event = self.streams.next() => self.take_from_relay(event),
                 Some(request) = self.requests.from_api.recv() => replaced = self.answer(Some(plane), request).await,
                 _ = self.requests.hangups.recv() => replaced = self.reload_by_signal(Some(plane)).await,
@@ -184,6 +185,7 @@ impl Gateway {
         self.listeners.keep(&desired.config).await;
         self.underlay.port500.keep(&desired.config).await;
         self.keep_streams();
+        self.keep_candidates();
         self.retry_reload(plane).await;
         self.repair(plane).await?;
         self.look_for_interface(plane).await;
@@ -228,7 +230,7 @@ impl Gateway {
     /// there may be more.
     pub(super) fn drain(&mut self, plane: &mut Plane) -> bool {
         let mut buf = Vec::new();
-        let (view, ike, streams) = (&self.view, &mut self.ike, &mut self.streams);
+        let (view, ike, streams, candidates) = (&self.view, &mut self.ike, &mut self.streams, &mut self.candidates);
         let taken = view.with_master(|master| {
             master.acknowledge();
             let events: Vec<(u16, Event)> = std::iter::from_fn(|| master.poll_event()).take(SHARE).collect();
@@ -238,7 +240,17 @@ impl Gateway {
         });
         let (events, punts, has_trains) = taken.unwrap_or_default();
         let more = punts.len() == SHARE || events.len() == SHARE || has_trains;
-        punts.iter().for_each(|(came, datagram)| take_punt(view, ike, came, datagram));
+        let mut is_answered = false;
+        for (came, datagram) in &punts {
+            if demux::classify(datagram) == Kind::Stun && candidates.take(came, datagram) {
+                is_answered = true;
+            } else {
+                take_punt(view, ike, came, datagram);
+            }
+        }
+        if is_answered {
+            self.keep_candidates();
+        }
         for (worker, event) in events {
             self.event(plane, worker, event);
         }

@@ -1,11 +1,11 @@
 //! Paths in the shell of the engine: what the data plane, the kernel and names say of where peers are.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use adit_channel::PathCounters;
-use adit_engine::ike::Endpoint;
+use adit_engine::ike::{Candidate, Endpoint};
 use adit_engine::path::{self, Arrival, Follow, Hop};
 use adit_proto::control::{LocalEnd, Mode, PathId, PeerId, Spi, StreamId, Via};
 use adit_proto::{esp, half};
@@ -96,6 +96,16 @@ impl Ike {
         Some(matches!(hop, Hop::Stream(_)))
     }
 
+    /// Our addresses, without those that lead into the tunnel.
+    pub fn own_addresses(&mut self) -> Vec<IpAddr> {
+        self.endpoint.own_addresses()
+    }
+
+    /// At these addresses we can perhaps be reached by peers that are met in a stream.
+    pub fn set_candidates(&mut self, candidates: Vec<Candidate>) {
+        self.endpoint.set_candidates(now(), candidates);
+    }
+
     /// Somebody who says that it is this peer can be reached in these streams.
     pub fn set_streams(&mut self, peer: PeerId, streams: &[StreamId]) {
         // Its number is that of a peer that there is.
@@ -156,5 +166,5 @@ pub(super) fn set_static_path(endpoint: &mut Endpoint, config: &Config, id: Peer
 pub(super) fn static_terms(config: &Config, peer: &Peer) -> path::Terms {
     let follow = if peer.echo { Follow::Both } else { Follow::Nothing };
     let local_fixed = !config.listen.ip().is_unspecified();
-    path::Terms { echo: peer.echo, split: config.splits(peer), ike: false, follow, leads: false, local_fixed }
+    path::Terms { echo: peer.echo, split: config.splits(peer), ike: false, follow, leads: false, local_fixed, candidates: false }
 }

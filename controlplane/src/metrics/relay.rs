@@ -86,6 +86,7 @@ mod tests {
             since_s: 0,
             observed: None,
             rtt_us: None,
+            candidates: Vec::new(),
             peers: 3,
             failure: None,
             unsent: 100,

@@ -6,7 +6,6 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use adit_engine::random::Random;
 use adit_engine::stun::discovery::{self, Discovery, Event, Report, TCP_ANSWER_MAX, TcpQuestion, Transmit};
 use adit_engine::stun::lifetime::{self, Found, Lifetime};
 use socket2::SockRef;
@@ -16,6 +15,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::limits::{STUN_ARRIVALS_MAX, STUN_DATAGRAM_MAX};
+use crate::random;
 use crate::routing_rules::MARK;
 
 /// How long a question over TCP may take in all; the search may be over before.
@@ -76,10 +76,6 @@ async fn receive(place: usize, socket: Arc<UdpSocket>, tell: mpsc::Sender<Arriva
     }
 }
 
-fn random() -> Box<dyn Random + Send> {
-    Box::new(|out: &mut [u8]| aws_lc_rs::rand::fill(out).expect("the system's generator cannot fail once it is seeded"))
-}
-
 /// Finds out what NAT lies between this address and the servers, and says if the kernel did not send something.
 pub(super) async fn discover(own: IpAddr, servers: &[SocketAddr]) -> io::Result<(Report, Option<String>)> {
     let mut sockets = Sockets::open(own, discovery::SOCKETS).await?;
@@ -89,7 +85,7 @@ pub(super) async fn discover(own: IpAddr, servers: &[SocketAddr]) -> io::Result<
     }
     let (tell, mut answers) = mpsc::channel(STUN_ARRIVALS_MAX);
     let mut questions = JoinSet::new();
-    let mut search = Discovery::new(Instant::now(), servers, addresses, random());
+    let mut search = Discovery::new(Instant::now(), servers, addresses, random::system());
     loop {
         let now = Instant::now();
         while let Some(transmit) = search.poll_transmit(now) {
@@ -117,7 +113,7 @@ pub(super) async fn discover(own: IpAddr, servers: &[SocketAddr]) -> io::Result<
 /// Measures how long a mapping of this address lives that leads to this server.
 pub(super) async fn measure(own: IpAddr, server: SocketAddr) -> io::Result<Found> {
     let mut sockets = Sockets::open(own, lifetime::SOCKETS).await?;
-    let mut search = Lifetime::new(Instant::now(), server, random());
+    let mut search = Lifetime::new(Instant::now(), server, random::system());
     loop {
         let now = Instant::now();
         while let Some(transmit) = search.poll_transmit(now) {

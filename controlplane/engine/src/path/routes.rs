@@ -196,11 +196,7 @@ impl Paths {
     /// the other version of IP. Whether the peer has one of that is for it to know.
     pub(crate) fn own_addresses(&mut self, used: Hop) -> Vec<IpAddr> {
         // A stream uses none of them.
-        let Hop::Udp(used) = used else {
-            let mut all = self.underlay.addresses();
-            all.truncate(OWN_ADDRESSES_MAX);
-            return all;
-        };
+        let Hop::Udp(used) = used else { return self.addresses() };
         let is_other = |address: &IpAddr| address.is_ipv4() != used.remote.is_ipv4() && *address != used.local.ip();
         let mut other: Vec<IpAddr> = self.underlay.addresses().into_iter().filter(is_other).collect();
         other.truncate(OWN_ADDRESSES_MAX / 2);
@@ -208,6 +204,13 @@ impl Paths {
         own.truncate(OWN_ADDRESSES_MAX - other.len());
         own.extend(other);
         own
+    }
+
+    /// All addresses of ours, as many as are told.
+    pub(crate) fn addresses(&mut self) -> Vec<IpAddr> {
+        let mut all = self.underlay.addresses();
+        all.truncate(OWN_ADDRESSES_MAX);
+        all
     }
 
     /// Our addresses from which a peer can be reached, beside the one in use.

@@ -1,6 +1,6 @@
 //! Paths in the endpoint: what the data plane and the underlay say of them, and what they ask of IKE.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use adit_proto::control::PeerId;
@@ -69,6 +69,11 @@ impl Endpoint {
             let at = now.instant + REAUTHENTICATIONS_APART * turn;
             self.with_session(now, id, |session, _| session.proof.standing_mut().want(at));
         }
+    }
+
+    /// Our addresses, without those that lead into the tunnel.
+    pub fn own_addresses(&mut self) -> Vec<IpAddr> {
+        self.shared.paths.addresses()
     }
 
     /// At these addresses we can perhaps be reached by UDP from now on; the first ones are tried first. Peers that have met us in a stream
