@@ -16,6 +16,7 @@
 //! | `rekey_ike` | a new IKE SA in place of the old one |
 //! | `followup`, `unfinished` | additional key exchanges of the two before |
 //! | `informational` | liveness, Delete, errors; `mobike`, `candidates`, `crash` |
+//! | `stream_keys` | who is at the other end of a stream |
 //! | `evidence` | what exchanges say of paths, and what these ask for |
 //! | `timeouts` | everything that happens because time has passed; `timer` |
 //!
@@ -109,6 +110,7 @@ mod share;
 mod snapshot;
 mod standing;
 mod status;
+mod stream_keys;
 mod succession;
 
 #[cfg(test)]
@@ -141,4 +143,5 @@ pub use key_log::{KeyLog, KeyLogFile};
 pub use nat::NatStatus;
 pub use snapshot::{BootClock, RestoreError};
 pub use status::{ChildStatus, Explanation, IkeStatus, Missing, Narrowed, PeerStatus, Sizes};
+pub use stream_keys::StreamKey;
 pub use wishes::Wish;

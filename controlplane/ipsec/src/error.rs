@@ -188,6 +188,7 @@ fn code_of_incompatibility(incompatibility: &Incompatibility) -> &'static str {
         Incompatibility::UnknownPeer | Incompatibility::UnknownAddress => "unknown_peer",
         Incompatibility::Taken(_) => "taken",
         Incompatibility::LongName => "long_name",
+        Incompatibility::NotAtItsEnd => "not_at_its_end",
         Incompatibility::OldVersion => "ike_v1",
         Incompatibility::Ppk => "ppk",
         Incompatibility::Refused(notify) => code_of_notify(*notify),

@@ -12,7 +12,7 @@ use adit_channel::Master;
 use adit_engine::identity::Identity;
 use adit_proto::control::{StreamId, TrainHeader};
 use adit_proto::esp::{self, Header};
-use adit_proto::relay::{Kind, Train};
+use adit_proto::relay::{Kind, PeerKey, Train};
 use adit_relay::client::{self, Client, Delivery, Event, Events, Handle, ProxyChoice, Standing};
 use adit_relay::key::ClientKey;
 use adit_relay::login::Token;
@@ -236,6 +236,8 @@ impl Gateway {
     pub(super) fn keep_streams(&mut self) {
         let desired = self.desired.clone();
         if self.streams.keep(&desired) {
+            let own = self.streams.client.as_ref().map(|(handle, _)| handle.key().0);
+            self.ike.iter_mut().for_each(|ike| ike.begin_streams(own));
             self.tell_streams(None);
         }
     }
@@ -264,10 +266,15 @@ impl Gateway {
             }
             Event::Joined { room, peer, metadata } | Event::Described { room, peer, metadata } => {
                 let concerned = self.streams.table.describe(&room, peer, &metadata);
+                self.tell_end(peer);
                 self.tell_streams(Some(&concerned));
             }
             Event::Left { room, peer, .. } => {
+                let stream = self.streams.table.stream_of(peer);
                 let concerned = self.streams.table.leave(&room, peer);
+                if let (Some(ike), Some(stream), None) = (&mut self.ike, stream, self.streams.table.stream_of(peer)) {
+                    ike.set_stream_end(stream, None);
+                }
                 self.tell_streams(Some(&concerned));
             }
             Event::Delivered(delivery) => self.take_delivery(&delivery),
@@ -281,6 +288,13 @@ impl Gateway {
             Event::Absent { peer, .. } => tracing::debug!("the relay {at} does not see {peer} any more"),
             Event::Throttled { what, .. } => tracing::debug!("the relay {at} has dropped something of ours: {what:?}"),
             Event::Home { .. } | Event::Introduced { .. } | Event::PeerDirect { .. } | Event::Turn { .. } => {}
+        }
+    }
+
+    /// Tells the engine at whose key a stream ends, if it is seen.
+    fn tell_end(&mut self, key: PeerKey) {
+        if let (Some(ike), Some(stream)) = (&mut self.ike, self.streams.table.stream_of(key)) {
+            ike.set_stream_end(stream, Some(key.0));
         }
     }
 

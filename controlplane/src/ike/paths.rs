@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use adit_channel::PathCounters;
-use adit_engine::ike::{Candidate, Endpoint};
+use adit_engine::ike::{Candidate, Endpoint, StreamKey};
 use adit_engine::path::{self, Arrival, Follow, Hop};
 use adit_proto::control::{LocalEnd, Mode, PathId, PeerId, Spi, StreamId, Via};
 use adit_proto::{esp, half};
@@ -94,6 +94,16 @@ impl Ike {
     pub fn goes_by_stream(&self, peer: PeerId) -> Option<bool> {
         let hop = self.endpoint.all_paths().esp_hop(peer)?;
         Some(matches!(hop, Hop::Stream(_)))
+    }
+
+    /// Another registration at the relay, by which it knows us by this key.
+    pub fn begin_streams(&mut self, own: Option<StreamKey>) {
+        self.endpoint.begin_streams(own);
+    }
+
+    /// A stream ends at this key, or nobody is there any more.
+    pub fn set_stream_end(&mut self, stream: StreamId, key: Option<StreamKey>) {
+        self.endpoint.set_stream_end(stream, key);
     }
 
     /// Our addresses, without those that lead into the tunnel.

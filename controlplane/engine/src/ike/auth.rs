@@ -36,6 +36,7 @@ use super::proof::Proof;
 use super::session::{Made, Session};
 use super::share;
 use super::standing::Standing;
+use super::stream_keys;
 use super::trust::{OwnProof, Trust};
 use super::vendor;
 use crate::limits::{CANDIDATES_MAX, PEER_LANES_MIN};
@@ -197,6 +198,7 @@ fn extras(ctx: &mut Ctx, facts: &Facts, config: &PeerConfig, here: Hop) -> Vec<P
         out.push(Notify::new(vendor::SPLIT).into());
     }
     out.extend(candidates::in_auth(ctx, facts));
+    out.extend(stream_keys::in_auth(ctx, facts));
     if facts.features.adit {
         let lanes = config.children.iter().map(|child| child.lanes).max().unwrap_or(1);
         out.push(Notify::new(vendor::LANES).with_data([lanes]).into());
@@ -284,6 +286,7 @@ fn verify_responder(
     let who = config.remote_auth.verify(&config.remote_id, &claim, keys.prf(), &octets, ctx.now.unix);
     let who = who.map_err(|error| unproven(error, uses_ppk))?;
     ctx.record(Some(peer), |record| record.identities.chosen = Some(Shown::of(&who.identity)));
+    stream_keys::check(ctx, facts, parts)?;
     let own_until = still_ahead(ctx.now.unix, config.local_auth.shown_until(&handshake.cert_requests));
     Ok((peer, Admitted { config, keys, who, uses_ppk, own_until }))
 }
@@ -374,7 +377,7 @@ pub(super) fn answer(
         }
     };
     let may = share::may_connect(ctx, facts, peer, &admitted.who, &handshake.choice);
-    may.map_err(|error| claim.stranger(error))?;
+    may.and_then(|()| stream_keys::check(ctx, facts, parts)).map_err(|error| claim.stranger(error))?;
     facts.peer = Some(peer);
     record_request(ctx, peer, handshake, &admitted.config, &claim, parts);
     ctx.record(Some(peer), |record| record.identities.chosen = Some(Shown::of(&admitted.who.identity)));

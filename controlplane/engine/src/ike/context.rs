@@ -32,6 +32,7 @@ use super::known::Known;
 use super::left::Left;
 use super::origins::{Origin, Origins};
 use super::remotes::Remotes;
+use super::stream_keys::StreamKeys;
 use super::trust::Trust;
 use super::window::Sent;
 use crate::path::{Hop, PathEvent, Paths, Remote, Site, unspecified};
@@ -208,6 +209,8 @@ pub(super) struct Shared {
     pub paths: Paths,
     /// Where we can perhaps be reached by UDP.
     pub candidates: Vec<Candidate>,
+    /// Who is at the other ends of streams.
+    pub stream_keys: StreamKeys,
     pub admission: Admission,
     /// Those who could not prove who they are.
     pub failures: Origins,

@@ -115,6 +115,7 @@ fn class(cause: &Cause) -> Class {
             | Incompatibility::UnknownPeer
             | Incompatibility::Taken(_)
             | Incompatibility::LongName
+            | Incompatibility::NotAtItsEnd
             | Incompatibility::UnknownAddress
             | Incompatibility::Ppk => Class::Authentication,
             Incompatibility::OldVersion => Class::Other,

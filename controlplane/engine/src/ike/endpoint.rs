@@ -40,6 +40,7 @@ use super::origins::Origins;
 use super::sa::IkeSa;
 use super::session::Session;
 use super::snapshot::kept::Kept;
+use super::stream_keys::StreamKeys;
 use crate::limits::{FAILURES, ROUNDS_MAX};
 use crate::timer::{Timers, earlier};
 
@@ -91,6 +92,7 @@ impl Endpoint {
             spis: SpiTable::default(),
             paths: Paths::new(Box::new(AnyUnderlay)),
             candidates: Vec::new(),
+            stream_keys: StreamKeys::default(),
             admission,
             failures: Origins::new(FAILURES),
             clients: Clients::default(),

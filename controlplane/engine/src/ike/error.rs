@@ -68,6 +68,10 @@ pub enum Misbehaviour {
 /// What the two ends do not agree on.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Incompatibility {
+    #[error(
+        "the relay knows the peer by another key than whoever is at the other end of this stream: somebody there stands between the two"
+    )]
+    NotAtItsEnd,
     #[error("IKE SA: {0}")]
     IkeProposal(Mismatch),
     #[error("Child SA: {0}")]
@@ -194,6 +198,7 @@ impl Error {
                 | Incompatibility::UnknownPeer
                 | Incompatibility::Taken(_)
                 | Incompatibility::LongName
+                | Incompatibility::NotAtItsEnd
                 | Incompatibility::Ppk => NotifyType::AUTHENTICATION_FAILED,
                 // Nothing is agreed before it is known with whom: there is no proposal to choose.
                 Incompatibility::UnknownAddress

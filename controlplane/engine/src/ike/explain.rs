@@ -236,6 +236,9 @@ fn remedy_of_error(error: &Error) -> &'static str {
             Incompatibility::Auth(_) | Incompatibility::AuthOrPpk(_) => {
                 "compare keys, certificates, identities and clocks of both ends"
             }
+            Incompatibility::NotAtItsEnd => {
+                "take whoever it is out of the room: a new token, or a room that lists keys. The peer's own stream is tried by itself"
+            }
             Incompatibility::UnknownAddress => {
                 "correct the `endpoint` of the peer, or let it come from elsewhere: `from: any`, or a list of networks"
             }

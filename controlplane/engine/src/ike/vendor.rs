@@ -24,3 +24,6 @@ pub(super) const SPLIT: NotifyType = NotifyType(44314);
 
 /// Status, in IKE_AUTH and INFORMATIONAL: where the sender can perhaps be reached by UDP, see [`super::candidates`].
 pub(super) const CANDIDATES: NotifyType = NotifyType(44315);
+
+/// Status, in IKE_AUTH in a stream: the key by which the relay knows the sender, see [`super::stream_keys`].
+pub(super) const STREAM_KEY: NotifyType = NotifyType(44316);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use adit_engine::ike::{Cause, ConnectionState, EndpointConfig, Error, LocalFault, PeerConfig};
+use adit_engine::ike::{Cause, ConnectionState, EndpointConfig, Error, Incompatibility, LocalFault, PeerConfig};
 use adit_engine::path::{Hop, Remote, StreamId};
 use adit_proto::ike::{ExchangeType, Message, NotifyType, Payload};
 use adit_sim::*;
@@ -285,4 +285,39 @@ fn a_stranger_in_a_stream_takes_no_places_of_others_and_is_sent_little() {
     assert!(answer.is_some_and(|answer| answer.hop == Hop::Stream(stranger) && answer.payload.len() <= request.len()));
     assert_eq!(world.nodes[B].data.way(PEER).0, Hop::Stream(streams[B]));
     assert!(both_up(&world));
+}
+
+#[test]
+fn nobody_in_the_room_can_stand_between_two_others() {
+    let [key_a, key_b, key_m] = [1, 2, 3].map(|key| [key; 32]);
+    for has_other in [true, false] {
+        let (mut world, through) = apart(16, |_| ());
+        let straight = world.add_stream([A, B]);
+        // In the first one somebody says to each that it is the other, and hands on all that they say.
+        for (node, own, other) in [(A, key_a, key_b), (B, key_b, key_a)] {
+            let streams = if has_other { vec![through[node], straight[node]] } else { vec![through[node]] };
+            world
+                .act(node, |endpoint, now| {
+                    endpoint.begin_streams(Some(own));
+                    endpoint.set_stream_end(through[node], Some(key_m));
+                    endpoint.set_stream_end(straight[node], Some(other));
+                    endpoint.set_streams(now, PEER, &streams)
+                })
+                .expect("a peer");
+        }
+        let up = world.run_until(Duration::from_secs(60), both_up);
+        assert_eq!(up, has_other, "{:?}", world.nodes[A].endpoint.explain(PEER, world.now));
+        if has_other {
+            assert!([A, B].into_iter().all(|node| world.ike(node).hop == Hop::Stream(straight[node])));
+            assert!(packets(&mut world) >= 2);
+            continue;
+        }
+        let why = Cause::Failed(Error::Incompatible(Incompatibility::NotAtItsEnd));
+        let causes = [A, B].map(|node| world.nodes[node].endpoint.status(PEER).expect("a peer").cause);
+        assert!(causes.contains(&Some(why)), "{causes:?}");
+        // One that is not seen at the moment of IKE_AUTH proves nothing.
+        world.act(A, |endpoint, _| endpoint.set_stream_end(through[A], None));
+        world.run_for(Duration::from_secs(60));
+        assert!(!both_up(&world));
+    }
 }

@@ -11,8 +11,9 @@ use super::super::config::Now;
 use super::super::facts::{IkeSpis, SaId};
 use super::super::mobike;
 use super::super::sa::IkeSa;
+use super::super::stream_keys::StreamKey;
 use super::Endpoint;
-use crate::path::{Hop, Origin, PathStatus, Paths, Terms, Unfit, Wish};
+use crate::path::{Hop, Origin, PathStatus, Paths, StreamId, Terms, Unfit, Wish};
 
 /// Of many peers that are to authenticate anew one after the other.
 const REAUTHENTICATIONS_APART: Duration = Duration::from_millis(50);
@@ -68,6 +69,19 @@ impl Endpoint {
         for (turn, id) in (0..).zip(sas) {
             let at = now.instant + REAUTHENTICATIONS_APART * turn;
             self.with_session(now, id, |session, _| session.proof.standing_mut().want(at));
+        }
+    }
+
+    /// Another registration at a relay: no stream is known, and this is the key by which it knows us.
+    pub fn begin_streams(&mut self, own: Option<StreamKey>) {
+        self.shared.stream_keys.begin(own);
+    }
+
+    /// A stream ends at this key, or nobody is there any more. A peer that is met there has to say that the key is its own.
+    pub fn set_stream_end(&mut self, stream: StreamId, key: Option<StreamKey>) {
+        match key {
+            Some(key) => self.shared.stream_keys.know(stream, key),
+            None => self.shared.stream_keys.forget(stream),
         }
     }
 

@@ -1,0 +1,64 @@
+//! The two ends of a stream. Whoever is in the rooms of a relay may say that it is a peer, and hand on what two others say to each other:
+//! they would connect, and it could see how much goes when, hold it back or stop it. So each says in IKE_AUTH, which nobody between them
+//! can change, by which key the relay knows it, and neither stays in a stream that ends at another key.
+
+use std::collections::BTreeMap;
+
+use adit_proto::control::StreamId;
+use adit_proto::ike::{Notify, Payload};
+
+use super::context::Ctx;
+use super::error::{Error, Incompatibility};
+use super::facts::Facts;
+use super::parts::Parts;
+use super::vendor::STREAM_KEY;
+use crate::path::Site;
+
+/// The public key by which a relay knows somebody.
+pub type StreamKey = [u8; 32];
+
+/// At which keys streams end.
+#[derive(Debug, Default)]
+pub(super) struct StreamKeys {
+    own: Option<StreamKey>,
+    of: BTreeMap<StreamId, StreamKey>,
+}
+
+impl StreamKeys {
+    /// Another registration: no stream is known, and this is our key in it.
+    pub(super) fn begin(&mut self, own: Option<StreamKey>) {
+        *self = StreamKeys { own, of: BTreeMap::new() };
+    }
+
+    pub(super) fn know(&mut self, stream: StreamId, key: StreamKey) {
+        self.of.insert(stream, key);
+    }
+
+    pub(super) fn forget(&mut self, stream: StreamId) {
+        self.of.remove(&stream);
+    }
+}
+
+/// What IKE_AUTH says in a stream: at which key it ends here.
+pub(super) fn in_auth(ctx: &Ctx, facts: &Facts) -> Option<Payload> {
+    let own = ctx.shared.stream_keys.own.filter(|_| facts.features.adit && facts.begun.address().is_none())?;
+    Some(Notify::new(STREAM_KEY).with_data(own.to_vec()).into())
+}
+
+/// Whether the peer, which has proven who it is, is itself at the other end of the stream.
+///
+/// # Errors
+/// Somebody else is, or nobody who is seen any more.
+pub(super) fn check(ctx: &Ctx, facts: &Facts, parts: &Parts) -> Result<(), Error> {
+    let keys = &ctx.shared.stream_keys;
+    let Site::Stream(stream) = facts.begun else { return Ok(()) };
+    if keys.own.is_none() {
+        // Nobody has told us of keys.
+        return Ok(());
+    }
+    let named = parts.notify(STREAM_KEY).map(|notify| notify.data.as_slice());
+    match keys.of.get(&stream) {
+        Some(key) if named == Some(key.as_slice()) => Ok(()),
+        _ => Err(Incompatibility::NotAtItsEnd.into()),
+    }
+}
