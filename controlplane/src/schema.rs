@@ -68,6 +68,9 @@ pub struct Relay {
     pub counters: BTreeMap<String, u64>,
 }
 
+/// What stands for our end of a path that goes over the relay.
+pub const RELAY_END: &str = "relay";
+
 /// A certificate of the gateway's own.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Certificate {

@@ -9,7 +9,7 @@ use std::fmt::Write;
 use adit_engine::auth::own::WARN_BEFORE;
 
 use crate::config::KEY_LOG_WARNING;
-use crate::schema::{Drop, Latency, Peer, Protections, Relay, Reload, Status, Traffic, Worker};
+use crate::schema::{Drop, Latency, Peer, Protections, RELAY_END, Relay, Reload, Status, Traffic, Worker};
 use crate::view::status::PeerView;
 pub use peer::report as of_peer;
 use text::{about, bit_rate, bytes, duration, fact, grouped, micros, row, table, too_busy, wrapped};
@@ -236,6 +236,9 @@ fn remarks(peer: &Peer) -> Vec<String> {
         several => {
             remarks.push(format!("of {} selectors the peer carries only a part: adit explain {}", several.len(), peer.name))
         }
+    }
+    if ready && peer.paths.iter().any(|path| path.in_use && path.local == RELAY_END) {
+        remarks.push("goes over the relay".to_owned());
     }
     for path in peer.paths.iter().filter(|path| path.in_use && path.black_holes > 0 && path.mtu < path.mtu_route) {
         remarks.push(format!("LARGER PACKETS VANISH on the way to {}: adit explain {}", path.remote, peer.name));

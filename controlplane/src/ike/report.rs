@@ -88,7 +88,7 @@ fn peer(status: &PeerStatus, now: Instant) -> ByIke {
 pub fn ends(hop: &Hop) -> [String; 2] {
     match hop {
         Hop::Udp(UdpHop { local, remote, .. }) => [local.to_string(), remote.to_string()],
-        Hop::Stream(stream) => ["relay".to_owned(), stream.to_string()],
+        Hop::Stream(stream) => [schema::RELAY_END.to_owned(), stream.to_string()],
     }
 }
 
