@@ -45,13 +45,19 @@ pub(super) fn agree_on_paths(ctx: &mut Ctx, facts: &Facts, session: &Session) {
     ctx.shared.paths.set_direct(peer, direct);
 }
 
-/// The peer says where it may be, too: it is looked for there at once, if it goes in a stream.
+/// The peer says where it may be, too: it is looked for there at once, if it goes in a stream, or not where it says.
 pub(super) fn look_at_candidates(ctx: &mut Ctx, peer: PeerId, all: Vec<Candidate>) {
     if ctx.shared.set_candidates_of(peer, all) {
         let port = ctx.shared.config.nat_port;
         let direct = ctx.shared.peers.get(&peer).map(|peer| peer.direct(port)).unwrap_or_default();
+        let remote = ctx.shared.paths.ike_hop(peer).map(|hop| hop.remote());
+        let is_named = remote.is_some_and(|remote| direct.iter().any(|hop| hop.remote() == remote));
         ctx.shared.paths.set_direct(peer, direct);
-        ctx.shared.paths.look_direct_soon(ctx.now.instant, peer);
+        match is_named {
+            true => ctx.shared.paths.look_direct_soon(ctx.now.instant, peer),
+            // It may have gone from where it is in use.
+            false => ctx.shared.paths.look_direct_anyway(ctx.now.instant, peer),
+        }
     }
 }
 

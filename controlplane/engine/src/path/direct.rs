@@ -2,8 +2,8 @@
 //! needs nobody in between. A few are asked at a time, and soon the next ones, until all had their turn.
 //!
 //! Both ends ask, and both at once where they have just told each other their candidates: what one sends opens the NAT before it for what
-//! the other sends. The end that leads moves everything to where it was answered first. What the other end has proven by then it only
-//! keeps ready, and goes there as soon as the one that leads does.
+//! the other sends. Each moves everything to where it was answered first; where these are two ways, the end that does not lead goes where
+//! the requests of the other one come from.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -30,6 +30,8 @@ pub(super) struct Direct {
     turn: usize,
     /// How many are still to be asked in this look.
     left: usize,
+    /// One look is wanted, wherever its packets go now.
+    is_wanted: bool,
     /// The next look. None where it is not in a stream, or has just come into one.
     pub(super) at: Option<Instant>,
     pause: Duration,
@@ -41,6 +43,11 @@ impl Direct {
     /// Our sockets are bound there.
     pub(super) fn rebind(&mut self, listen: SocketAddr) {
         self.hops.iter_mut().for_each(|hop| *hop = hop.bound_to(listen));
+    }
+
+    /// Whether it is looked for though it is in no stream.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.is_wanted
     }
 
     /// It goes by UDP.
@@ -70,6 +77,7 @@ impl Direct {
         }
         let now_due = if is_due { self.left.min(at_a_time) } else { 0 };
         self.left = self.left.min(all) - now_due.min(all);
+        self.is_wanted &= !is_due || self.left > 0;
         if is_due && self.left > 0 {
             self.at = Some(now + NEXT_AFTER);
         } else if is_due || self.at.is_none() {
@@ -98,10 +106,19 @@ impl Paths {
         }
     }
 
+    /// The peer is elsewhere, or we are: it is looked for at once, though it goes by UDP.
+    pub(crate) fn look_direct_anyway(&mut self, now: Instant, id: PeerId) {
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.direct.is_wanted = true;
+            peer.direct.soon(now);
+            self.set_timer(id);
+        }
+    }
+
     /// Looks for the peer at its addresses, if it is time.
     pub(super) fn look_direct(&mut self, now: Instant, id: PeerId) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        if !peer.is_in_stream() {
+        if !peer.is_in_stream() && !peer.direct.is_wanted() {
             return peer.direct.rest(now);
         }
         let terms = peer.terms;
@@ -112,10 +129,9 @@ impl Paths {
         let first = peer.direct.turn;
         let due = peer.direct.due(now, terms.leads, (all, at_a_time));
         peer.direct.turn = first.wrapping_add(due);
-        let moves = if terms.candidates && !terms.leads { Moves::Nothing } else { Moves::Both };
         for turn in 0..due {
             // One to which there is no way is passed over; it has its turn again.
-            let _ = self.look_with(now, id, hops[first.wrapping_add(turn) % hops.len()], moves);
+            let _ = self.look_there(now, id, hops[first.wrapping_add(turn) % hops.len()]);
         }
     }
 

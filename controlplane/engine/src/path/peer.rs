@@ -248,7 +248,8 @@ impl PeerPaths {
 
     /// When it is to be looked for.
     pub(super) fn direct_at(&self) -> Option<Instant> {
-        let used = self.ike.or(self.esp).and_then(|path| self.get(path)).filter(|_| self.is_in_stream())?;
+        let looked_for = self.is_in_stream() || self.direct.is_wanted();
+        let used = self.ike.or(self.esp).and_then(|path| self.get(path)).filter(|_| looked_for)?;
         (!self.direct_hops().is_empty()).then(|| self.direct.at.unwrap_or(used.heard))
     }
 

@@ -164,16 +164,10 @@ impl Paths {
     /// # Errors
     /// Nothing may go there.
     pub(crate) fn look_there(&mut self, now: Instant, id: PeerId, hop: Hop) -> Result<(), Unfit> {
-        self.look_with(now, id, hop, Moves::Both)
-    }
-
-    /// The same, with what moves there once it has answered.
-    pub(super) fn look_with(&mut self, now: Instant, id: PeerId, hop: Hop, moves: Moves) -> Result<(), Unfit> {
-        let wanted = Proof::wanted(now, moves, true);
+        let wanted = Proof::wanted(now, Moves::Both, true);
         let path = self.enter(now, id, hop, wanted, LOOK_CREDIT)?;
         if let Some(entry) = self.peers.get_mut(&id).and_then(|peer| peer.get_mut(path)) {
-            let before = if let Proof::Waits { moves, .. } = entry.proof { moves } else { Moves::Nothing };
-            entry.proof = Proof::wanted(now, moves.max(before), true);
+            entry.proof = wanted;
         }
         self.set_timer(id);
         Ok(())
@@ -183,7 +177,12 @@ impl Paths {
     pub(crate) fn answered(&mut self, now: Instant, id: PeerId, answered: Answered) -> Option<Hop> {
         let path = self.find(id, answered.hop)?;
         if answered.alone {
-            self.prove(now, id, path);
+            let is_news = self.prove(now, id, path);
+            let is_out = !answered.hop.is_stream() && self.peers.get(&id).is_some_and(PeerPaths::is_in_stream);
+            if !is_news && is_out {
+                // Where IKE is answered, packets need no stream.
+                self.use_path(id, path, Moves::Both);
+            }
             return None;
         }
         let peer = self.peers.get_mut(&id)?;

@@ -158,6 +158,7 @@ fn where_udp_dies_the_stream_goes_on_and_where_it_is_back_it_is_left_again() {
     let spis = world.ike(A).spis;
     for _ in 0..3 {
         assert!(both_direct(&world));
+        world.trace = std::env::var_os("TRACE").is_some();
         world.cut = true;
         let by_stream = |world: &World| ![A, B].into_iter().any(|node| is_direct(world, node));
         let goes_on = (0..40).any(|_| {
@@ -168,7 +169,8 @@ fn where_udp_dies_the_stream_goes_on_and_where_it_is_back_it_is_left_again() {
         assert!(goes_on, "{:?}", world.nodes[A].endpoint.paths(PEER));
         world.check_traffic();
         world.cut = false;
-        assert!(world.run_until(Duration::from_secs(120), both_direct), "{:?}", world.nodes[A].endpoint.paths(PEER));
+        // Who goes to and fro is looked for less and less.
+        assert!(world.run_until(Duration::from_secs(400), both_direct), "{:?}", world.nodes[A].endpoint.paths(PEER));
         world.check_traffic();
     }
     assert_eq!((world.ike(A).spis, both_up(&world)), (spis, true), "the loss of a path ends no IKE SA");
@@ -184,7 +186,10 @@ fn who_is_behind_another_nat_tells_where_that_is_at_once() {
         world.nodes[who].nat = Some(world.add_nat(NatConfig::usual([192, 88, 99, 5 + who as u8].into())));
         gather(&mut world, who);
         assert!(world.run_until(Duration::from_secs(2), both_direct), "{:?}", world.nodes[A].endpoint.paths(PEER));
+        // Where the NAT of the other one lets it in no more, it tells that over the relay.
+        world.run_for(Duration::from_secs(10));
         world.check_traffic();
+        assert!(both_direct(&world));
     }
 }
 
@@ -244,4 +249,24 @@ fn what_is_said_of_candidates_where_that_was_not_agreed_is_ignored() {
     gather(&mut world, B);
     world.run_for(Duration::from_secs(5));
     assert_eq!((world.messages().len(), echoes(&world, A)), (messages, before));
+}
+
+#[test]
+fn where_both_begin_at_once_one_of_them_leads_and_they_go_direct_as_fast() {
+    let [a, b] = OUTSIDE.map(Into::into);
+    for seed in 20..40 {
+        let (mut world, streams) =
+            apart(seed, [Some(NatConfig::usual(a)), Some(NatConfig::usual(b))], |config| config.initiate = true);
+        [A, B].into_iter().for_each(|node| gather(&mut world, node));
+        meet(&mut world, streams);
+        assert!(world.run_until(Duration::from_secs(5), both_up), "{seed}");
+        assert!(world.run_until(Duration::from_secs(2), both_direct), "{seed}: {:?}", world.nodes[A].endpoint.paths(PEER));
+        world.run_for(Duration::from_secs(30));
+        world.trace = std::env::var_os("TRACE").is_some();
+        let ways = [A, B].map(|node| world.nodes[node].data.way(PEER).0);
+        world.run_for(Duration::from_secs(300));
+        assert_eq!([A, B].map(|node| world.nodes[node].data.way(PEER).0), ways, "{seed}: it stays where it is");
+        assert!(both_direct(&world));
+        world.check_traffic();
+    }
 }

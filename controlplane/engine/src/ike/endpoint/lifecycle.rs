@@ -87,7 +87,12 @@ impl Endpoint {
         match third.filter(|_| new_stays) {
             Some(third) => self.succeed(now, peer, (new, third), initial_contact),
             None if new_stays => self.take_over(now, peer, stays),
-            None => {}
+            // Where the new one was ours, it has told the paths who leads.
+            None => self.run(now, stays, |sa, ctx| {
+                if let Some((facts, session)) = sa.facts_and_session() {
+                    evidence::agree_on_paths(ctx, facts, session);
+                }
+            }),
         }
         self.pass_on(now, peer, goes, stays);
         if self.sas.get(&goes).is_some_and(|sa| sa.facts.is_initiator()) {

@@ -100,7 +100,11 @@ impl Endpoint {
         for id in current {
             let told = self.sas.get(&id).is_some_and(|sa| sa.facts.features.candidates);
             if told {
-                self.with_session(now, id, |session, _| session.want(Task::TellCandidates));
+                self.with_session(now, id, |session, ctx| {
+                    session.want(Task::TellCandidates);
+                    // What was in vain from there may not be from here.
+                    ctx.shared.paths.look_direct_anyway(now.instant, session.peer);
+                });
             }
         }
     }
