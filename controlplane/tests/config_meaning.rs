@@ -1,5 +1,5 @@
-//! What a configuration means: identities with their types, a certificate for another key, what words of other programs are answered with,
-//! who is sent frames in two packets, and what routes take.
+//! What a configuration means: identities with their types, a certificate for another key, what words of other programs are answered
+//! with, who is sent frames in two packets, and what routes take.
 
 use std::os::unix::fs::PermissionsExt;
 
