@@ -307,7 +307,8 @@ mod tests {
     #[test]
     fn another_relay_or_room_interrupts_who_is_met_there() {
         let files = Files::new();
-        let relay = |rooms: &str| format!("relay: {{ url: wss://192.0.2.9, pin: sha256:{}, rooms: [{rooms}] }}\n", "A".repeat(43));
+        let relay =
+            |rooms: &str| format!("relay: {{ url: wss://192.0.2.9, pin: sha256:{}, rooms: [{rooms}] }}\n", "A".repeat(43));
         let (with, without) = (files.yaml().replace("endpoint: \"192.0.2.5:4500\", ", ""), files.yaml());
         let old = files.read(&(with.clone() + &relay("lab")));
         let of = |new: &str| names(&judge(&files, &old, new, false).unwrap().interrupted).join(" ");
