@@ -104,8 +104,8 @@ test-full: test
 
 # What needs neither namespaces nor another user. The executables by name: bench/tests/tidy/main.rs says why the others are not here.
 QUICK := ring_model hostile both_sides aead_backends_agree aead_no_allocation offload_coalesce offload_split oversize policy log \
-    vectors_esp vectors_wycheproof ike discovery nat links config config_any numbers openapi cli explain survey ipsec server client turn \
-    corpora tidy imports
+    vectors_esp vectors_wycheproof ike discovery nat links config config_any config_meaning numbers openapi cli explain survey ipsec \
+    server client turn corpora tidy imports
 quick:
 	@deploy/install-deps.sh quick
 	started=$$SECONDS

@@ -171,8 +171,10 @@ fn nobody_is_cut_off_before_the_disk_knows_what_has_come_from_there() -> Result<
     ensure!(began.elapsed() >= Duration::from_secs(2), "nobody waited for the disk: {:?}", began.elapsed());
     a.wait_for_log("has not answered for 2 s", SOON)?;
     ensure!(a.status()?["peers"].as_array().is_some_and(|peers| peers.len() == 1), "the peer is still there");
-    drop(File::open(&pipe)?);
+    // What is tried again before the pipe is gone must not find it without a reader.
+    let reader = File::open(&pipe)?;
     fs::remove_file(&pipe)?;
+    drop(reader);
     a.wait_for_log("the state directory can be written again", SOON)?;
     Ok(())
 }

@@ -29,6 +29,7 @@ use adit_relay::tls::Pin;
 use ipnet::IpNet;
 
 pub use endpoint::Endpoint;
+pub use foreign::Remedy;
 pub use problem::{Place, Problem, Problems};
 
 use crate::limits::{CHILDREN_MIN, CONFIG_BYTES_MAX};
@@ -505,6 +506,11 @@ fn spare_sas(peer: &Peer) -> u32 {
 /// Every key that there is, by the block that it belongs to: `("peers[].ike", ["id", …])`. The block at the top has no name.
 pub fn keys() -> &'static [(&'static str, &'static [&'static str])] {
     raw::ALL
+}
+
+/// What other programs call the same: names without case, `-` and `_`, and what somebody is told who writes one of them.
+pub fn foreign_words() -> &'static [(&'static [&'static str], Remedy)] {
+    foreign::FOREIGN
 }
 
 /// The place of the runtime directory when the file names none.

@@ -277,6 +277,8 @@ async fn addresses(name: String) -> io::Result<Vec<IpAddr>> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU8, Ordering};
+
     use super::*;
     use crate::config::Machine;
 
@@ -341,6 +343,26 @@ mod tests {
         again.notify_one();
         let answer = tokio::time::timeout(Duration::from_secs(60), answers.recv()).await.expect("it is looked up").unwrap();
         assert!(answer.name == "good" && began.elapsed() >= REST, "{:?}", began.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_name_that_was_found_is_asked_for_again_after_five_minutes() {
+        let (turns, (tell, mut answers)) = (Arc::default(), mpsc::unbounded_channel());
+        let asked = AtomicU8::new(0);
+        // Each time another address: what is told is what was found just then.
+        let answer = move |_| {
+            let number = asked.fetch_add(1, Ordering::Relaxed) + 1;
+            async move { Ok(vec![IpAddr::from([192, 0, 2, number])]) }
+        };
+        tokio::spawn(look_up("good".to_owned(), answer, Arc::default(), turns, tell));
+        let mut within = async |seconds| {
+            let answer = tokio::time::timeout(Duration::from_secs(seconds), answers.recv()).await.ok()?;
+            Some(answer.expect("it goes on for ever").found.expect("an address"))
+        };
+        for number in 1..=3 {
+            assert_eq!(within(2).await, Some(vec![IpAddr::from([192, 0, 2, number])]));
+            assert_eq!(within(299).await, None, "after look-up {number}");
+        }
     }
 
     #[tokio::test]

@@ -81,6 +81,8 @@ fn what_cannot_be_cut_leaves_as_neighbouring_halves() {
         announce(&mut bed, false);
         long_frames().iter().for_each(|long| bed.tap.send(long));
         eventually("they are answered or dropped", || bed.dropped(Drop::TooBig) + bed.dropped(Drop::PathMtu) == 4);
+        // Nobody can be told of the two without IP; those of IPv4 with DF and of IPv6 are answered.
+        assert_eq!(bed.drops(), [("path_mtu", 2), ("too_big", 2)]);
         assert_eq!((bed.count(Count::Halved), bed.count(Count::Sealed)), (4, 8));
     });
 }

@@ -224,10 +224,26 @@ fn signed_urgent_and_damaged_tcp_and_that_of_handshakes_is_not_cut() {
                 "a super-frame of it"
             );
         }
+        let urgent = recut(&flow.vnet(1460), &flow.open(&whole(9000, URG | ACK)), 1400, Checksums::Fill);
+        assert!(urgent.is_none(), "a super-frame that is urgent");
+        assert!(recut(&flow.vnet(1460), &flow.open(&whole(9000, ACK)), 1400, Checksums::Fill).is_some(), "one that is not");
         let mut damaged = flow.wire(&whole(1460, ACK));
         *damaged.last_mut().unwrap() ^= 1;
         assert!(recut(&VnetHeader::default(), &damaged, 1400, Checksums::Fill).is_none());
     }
+}
+
+#[test]
+fn behind_extension_headers_no_single_segment_is_looked_for() {
+    let plain = Flow::simple(true, true);
+    // Destination options: padding of the length that there is.
+    let behind = Flow { extensions: vec![(60, vec![1, 4, 0, 0, 0, 0])], ..plain.clone() };
+    let single = |flow: &Flow| recut(&VnetHeader::default(), &flow.wire(&whole(1460, ACK)), 1400, Checksums::Fill);
+    assert!(single(&plain).is_some() && single(&behind).is_none());
+    // Of a super-frame the kernel says where TCP is.
+    let segment = whole(9000, ACK);
+    let expected: Vec<_> = behind.segments(&segment, 1400 - behind.payload()).iter().map(|one| behind.wire(one)).collect();
+    assert_eq!(recut(&behind.vnet(1400), &behind.open(&segment), 1400, Checksums::Fill), Some(expected));
 }
 
 #[test]

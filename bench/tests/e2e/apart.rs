@@ -64,6 +64,9 @@ impl Apart {
             binary("adit")?.display(),
             relay_dir.display()
         ))?;
+        let settings = relay_dir.join("relay.yaml");
+        let text = fs::read_to_string(&settings)?.replace("listen: auto", "listen: 192.0.2.3:3478");
+        fs::write(&settings, text)?;
         let pin = told.lines().find_map(|line| line.trim().strip_prefix("pin: ")).context("a pin is told")?.to_owned();
         for gateway in &lab.gateways[..RELAY] {
             let text = fs::read_to_string(&gateway.config)?;

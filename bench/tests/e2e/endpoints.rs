@@ -2,10 +2,12 @@
 //! is dead, neighbours on a link that is made anew.
 
 use std::fs;
+use std::net::UdpSocket;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use adit_bench::lab::{Gateway, Lab, LabOptions, SOON, WAN, wait_until};
-use adit_bench::netns::Veth;
+use adit_bench::netns::{Veth, once_free};
 use anyhow::{Context, Result, ensure};
 
 use crate::ike_tunnel::{ike, patient};
@@ -17,12 +19,13 @@ fn prepared(more: &str) -> Result<Lab> {
     Lab::prepare(&patient(&[&roles[0], &roles[1]]))
 }
 
-/// Starts a gateway that has this file as `/etc/hosts`.
-fn start_with_hosts(gateway: &mut Gateway, hosts: &std::path::Path) -> Result<()> {
+/// Starts a gateway that has files of its own in the places of these.
+fn start_with(gateway: &mut Gateway, files: &[(&Path, &str)]) -> Result<()> {
     let own = gateway.command()?;
     let words: Vec<String> =
         [own.get_program()].into_iter().chain(own.get_args()).map(|word| word.display().to_string()).collect();
-    let line = format!("mount --bind {} /etc/hosts && exec {}", hosts.display(), words.join(" "));
+    let mounts: String = files.iter().map(|(file, place)| format!("mount --bind {} {place} && ", file.display())).collect();
+    let line = format!("{mounts}exec {}", words.join(" "));
     let mut command = gateway.netns.command("unshare");
     command.args(["--mount", "sh", "-c", &line]);
     gateway.start(&mut command)
@@ -43,7 +46,7 @@ fn a_name_is_waited_for_and_followed_when_it_stands_for_another_address() -> Res
     fs::write(&hosts, "127.0.0.1 localhost\n")?;
     edit(lab.a(), "\"192.0.2.2:4500\"", "site-b.test")?;
     edit(lab.b(), "listen: \"192.0.2.2:4500\"", "listen: \"0.0.0.0:4500\"")?;
-    start_with_hosts(&mut lab.gateways[0], &hosts)?;
+    start_with(&mut lab.gateways[0], &[(&hosts, "/etc/hosts")])?;
     lab.gateways[1].start_control()?;
     lab.a().wait_for_log("site-b.test cannot be looked up", SOON)?;
     let explained = lab.a().adit("explain site-b")?;
@@ -61,6 +64,66 @@ fn a_name_is_waited_for_and_followed_when_it_stands_for_another_address() -> Res
     wait_until("it is found at its new address", SOON, || Ok(remote(lab.a())? == "192.0.2.44:4500"))
         .with_context(|| lab.logs())?;
     wait_until("packets pass", SOON, || Ok(reaches(&lab.a().netns, lab.b().inner()).is_ok())).with_context(|| lab.logs())
+}
+
+/// Waits until a name server is asked for this name, and lets whoever asks wait.
+fn is_asked_for(server: &UdpSocket, name: &str) -> Result<()> {
+    let (mut buffer, deadline) = ([0; 512], Instant::now() + SOON);
+    loop {
+        let length = server.recv(&mut buffer).with_context(|| format!("nobody asks for {name}"))?;
+        if buffer[..length].windows(name.len()).any(|part| part == name.as_bytes()) {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "nobody asks for {name}");
+    }
+}
+
+/// The system's resolver waits for half a minute five times, so whatever waits for it is far too late.
+#[test]
+fn nothing_waits_for_a_name_server_that_is_silent() -> Result<()> {
+    let mut lab = prepared("")?;
+    let file = |name: &str, text: &str| -> Result<std::path::PathBuf> {
+        let file = lab.dir().join(name);
+        fs::write(&file, text)?;
+        Ok(file)
+    };
+    let hosts = file("hosts", "127.0.0.1 localhost\n")?;
+    let resolver = file("resolv.conf", "nameserver 127.0.0.1\noptions timeout:30 attempts:5\n")?;
+    let order = file("nsswitch.conf", "hosts: files dns\n")?;
+    let server = lab.a().netns.enter(|| once_free(|| UdpSocket::bind("127.0.0.1:53")))?;
+    server.set_read_timeout(Some(SOON))?;
+    // The peer with the name comes first.
+    let key = lab.dir().join("site-a-site-b.psk");
+    let peer = format!("  - {{ name: site-c, endpoint: site-c.test, ike: {{ psk_file: {} }} }}\n", key.display());
+    edit(lab.a(), "peers:\n", &format!("peers:\n{peer}"))?;
+    let files = [(&*hosts, "/etc/hosts"), (&*resolver, "/etc/resolv.conf"), (&*order, "/etc/nsswitch.conf")];
+    start_with(&mut lab.gateways[0], &files)?;
+    is_asked_for(&server, "site-c")?;
+    lab.gateways[1].start_control()?;
+    lab.wait_until_up()?;
+    let explained = lab.a().adit("explain site-c")?;
+    ensure!(explained.contains("has no address so far"), "{explained}");
+    // One try of many counts, for the machine may be busy.
+    let at_once = |command: &str| {
+        wait_until(&format!("`adit {command}` ends at once"), SOON, || {
+            let began = Instant::now();
+            lab.a().adit(command)?;
+            Ok(began.elapsed() < Duration::from_secs(2))
+        })
+        .with_context(|| lab.logs())
+    };
+    at_once("status")?;
+    at_once("reload")?;
+    edit(lab.a(), "site-c.test", "site-d.test")?;
+    let said = lab.a().adit("reload")?;
+    ensure!(said.contains("peer site-c: endpoint"), "{said}");
+    is_asked_for(&server, "site-d")?;
+    at_once("reload")?;
+    reaches(&lab.a().netns, lab.b().inner()).with_context(|| lab.logs())?;
+    // It waits for the ends of both processes, for twenty seconds each at most.
+    let ended = lab.a().adit("stop").with_context(|| lab.logs())?;
+    ensure!(ended.contains("its data plane") && lab.a().data_plane().is_none(), "{ended}");
+    Ok(())
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! is waited for.
 
 use std::fs;
+use std::net::Ipv6Addr;
 use std::time::{Duration, Instant};
 
 use adit_bench::lab::surroundings::without_news;
@@ -203,10 +204,16 @@ fn packets_of_the_gateway_itself_have_a_source_that_the_far_end_takes() -> Resul
     let start = text.find("addresses: [").context("addresses")?;
     let end = start + text[start..].find(']').context("their end")?;
     fs::write(&lab.a().config, format!("{}addresses: [{}", &text[..start], &text[end..]))?;
+    for (gateway, [own, other]) in [(lab.a(), [1, 2]), (lab.b(), [2, 1])] {
+        let pair = format!("{{ local: \"fd78:{own}::/64\", remote: \"fd78:{other}::/64\" }}");
+        edit(gateway, "selectors: [", &format!("selectors: [{pair}, "))?;
+    }
+    edit(lab.b(), "10.78.2.1/24", "10.78.2.1/24, \"fd78:2::1/64\"")?;
     let netns = lab.a().netns.clone();
     netns.run("ip link add lan0 type bridge")?;
     netns.run("ip link set lan0 up")?;
     netns.address("lan0", &format!("{}/32", lab.a().inner()))?;
+    netns.address("lan0", "fd78:1::1/64")?;
     for gateway in &mut lab.gateways {
         gateway.start_control()?;
     }
@@ -214,11 +221,18 @@ fn packets_of_the_gateway_itself_have_a_source_that_the_far_end_takes() -> Resul
     let route = |to: &str| netns.run(&format!("ip route get {to}"));
     let to_b = lab.b().inner().to_string();
     ensure!(route(&to_b)?.contains(&format!("src {}", lab.a().inner())), "{}", route(&to_b)?);
+    let far: Ipv6Addr = "fd78:2::1".parse()?;
+    ensure!(route("fd78:2::1")?.contains("src fd78:1::1 "), "{}", route("fd78:2::1")?);
+    reaches(&netns, far).with_context(|| lab.logs())?;
     // The LAN gets its address late, or another one.
     netns.run("ip addr flush dev lan0")?;
     netns.address("lan0", "10.78.1.5/24")?;
-    wait_until("the new address is the source", RIGHT_WITHIN, || Ok(route("10.78.2.1")?.contains("src 10.78.1.5")))
-        .with_context(|| format!("{}{}", netns.run("ip route").unwrap_or_default(), lab.a().log()))
+    netns.address("lan0", "fd78:1::5/64")?;
+    wait_until("the new addresses are the sources", RIGHT_WITHIN, || {
+        Ok(route("10.78.2.1")?.contains("src 10.78.1.5") && route("fd78:2::1")?.contains("src fd78:1::5 "))
+    })
+    .with_context(|| format!("{:?}\n{}", ["ip route", "ip -6 route"].map(|show| netns.run(show)), lab.a().log()))?;
+    reaches(&netns, far).with_context(|| lab.logs())
 }
 
 #[test]

@@ -207,15 +207,21 @@ fn lines_from_1124_to_9000_bytes_carry_tcp_in_both_modes() -> Result<()> {
     Ok(())
 }
 
-/// No address and no route changes with the link.
-#[test]
-fn a_link_of_another_length_is_followed_towards_peers_without_echoes() -> Result<()> {
+/// Gateways that answer each other no echoes, so that what the kernel says of the route counts alone.
+fn without_echoes() -> Result<Lab> {
     let mut lab = Lab::prepare(&LabOptions { ip_mode: true, ..LabOptions::patient() })?;
     for gateway in &mut lab.gateways {
         edit(gateway, "endpoint:", "echo: false, endpoint:")?;
         gateway.start_control()?;
     }
     lab.wait_until_up()?;
+    Ok(lab)
+}
+
+/// No address and no route changes with the link.
+#[test]
+fn a_link_of_another_length_is_followed_towards_peers_without_echoes() -> Result<()> {
+    let lab = without_echoes()?;
     let (a, b) = (lab.a(), lab.b());
     for mtu in [1300, 1500, 1400] {
         for gateway in [a, b] {
@@ -226,6 +232,31 @@ fn a_link_of_another_length_is_followed_towards_peers_without_echoes() -> Result
                 .with_context(|| lab.logs())?;
         }
         transfer(&a.netns, &b.netns, b.inner().into(), 8 * MIB)?.verify(8 * MIB)?;
+    }
+    Ok(())
+}
+
+/// What somebody has set of the route to a peer holds beside what the link takes.
+#[test]
+fn an_mtu_that_was_set_on_a_route_is_followed_without_echoes() -> Result<()> {
+    let lab = without_echoes()?;
+    let (a, b) = (lab.a(), lab.b());
+    let is = |mtu: u16| {
+        wait_until(&format!("packets of {mtu} bytes are sent"), SOON, || Ok(path_in_use(a)?["mtu"] == mtu))
+            .with_context(|| lab.logs())
+    };
+    let route = format!("{} dev {WAN}", b.outer());
+    is(1500)?;
+    for (line, mtu) in [
+        (format!("ip route add {route} mtu 1350"), 1350),
+        (format!("ip route change {route} mtu 1420"), 1420),
+        (format!("ip route change {route} mtu 1300"), 1300),
+        (format!("ip route del {route}"), 1500),
+    ] {
+        a.netns.run(&line)?;
+        is(mtu).with_context(|| line)?;
+        transfer(&a.netns, &b.netns, b.inner().into(), 8 * MIB)?.verify(8 * MIB)?;
+        ensure!(path_in_use(b)?["mtu"] == 1500, "the other end has a route of its own: {}", path_in_use(b)?);
     }
     Ok(())
 }

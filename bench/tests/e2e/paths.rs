@@ -8,6 +8,8 @@ use adit_bench::lab::traffic::{start, transfer};
 use adit_bench::lab::{Gateway, Lab, LabOptions, SOON, TAP, WAN, wait_until};
 use adit_bench::netns::{Signal, signal};
 use adit_bench::rtt::Prober;
+use adit_proto::control::Mode;
+use adit_proto::esp::frame_len_max;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
@@ -72,7 +74,7 @@ fn packets_that_vanish_are_noticed_at_once_said_and_avoided() -> Result<()> {
         };
         wait_until("the route has another MTU", SOON, || {
             let outer = path_in_use(a)?["mtu"].as_u64().context("an MTU")?;
-            Ok(outer < 1304 && route(adit_proto::esp::frame_len_max(adit_proto::control::Mode::Ip, outer as u16, false) as u64)?)
+            Ok(outer < 1304 && route(frame_len_max(Mode::Ip, outer as u16, false) as u64)?)
         })
         .with_context(|| a.netns.run("ip route").unwrap_or_default())?;
         ensure!([inner_mtu(a)?, inner_mtu(b)?] == inner, "the interface stays as it is: {inner:?} before");
@@ -83,6 +85,46 @@ fn packets_that_vanish_are_noticed_at_once_said_and_avoided() -> Result<()> {
         ensure!([inner_mtu(a)?, inner_mtu(b)?] == inner, "nor after packets that did not fit: {inner:?} before");
     }
     Ok(())
+}
+
+/// What the route takes that this command shows.
+fn route_mtu(gateway: &Gateway, show: &str) -> Result<Option<u64>> {
+    let said = gateway.netns.run(show)?;
+    Ok(said.split_whitespace().skip_while(|word| *word != "mtu").nth(1).and_then(|mtu| mtu.parse().ok()))
+}
+
+/// Hosts are told by the kernel itself what fits, over IPv6 as over IPv4.
+#[test]
+fn routes_of_both_ip_versions_follow_a_path_down_and_up_again() -> Result<()> {
+    let lab = Lab::start(&LabOptions { ip_mode: true, ike: vec![String::new()], ..LabOptions::patient() })?;
+    let (a, b) = (lab.a(), lab.b());
+    let shows = ["ip route show 10.78.2.0/24", "ip -6 route show fd77::2"];
+    let follow = |least: u64, most: u64| {
+        wait_until(&format!("the routes are those of a path of {least} to {most} bytes"), SOON, || {
+            let outer = path_in_use(a)?["mtu"].as_u64().context("an MTU")?;
+            let fits = frame_len_max(Mode::Ip, outer as u16, false) as u64;
+            let routes = [route_mtu(a, shows[0])?, route_mtu(a, shows[1])?];
+            Ok((least..=most).contains(&outer) && routes == [Some(fits); 2])
+        })
+        .with_context(|| format!("{:?}\n{:?}\n{}", path_in_use(a), shows.map(|show| a.netns.run(show)), lab.logs()))
+    };
+    wait_for_mtu(a, 1500)?;
+    follow(1500, 1500)?;
+    // A cable whose far end takes less. It may take a tag of four bytes more.
+    let prober = a.netns.enter(|| Prober::start(b.inner().into(), Duration::from_millis(10)))?;
+    b.netns.run(&format!("ip link set {WAN} mtu 1400"))?;
+    a.wait_for_log("vanish on the way", SOON)?;
+    follow(1380, 1404)?;
+    prober.stop(Duration::from_secs(1))?;
+    // Our own end takes less still, and then both take what they did.
+    a.netns.run(&format!("ip link set {WAN} mtu 1350"))?;
+    wait_for_mtu(a, 1350)?;
+    follow(1350, 1350)?;
+    for gateway in [b, a] {
+        gateway.netns.run(&format!("ip link set {WAN} mtu 1500"))?;
+    }
+    wait_for_mtu(a, 1500)?;
+    follow(1500, 1500)
 }
 
 #[test]

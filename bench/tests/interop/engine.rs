@@ -160,8 +160,11 @@ fn compare(view: &View, sas: &[adit_bench::lab::interop::status::IkeSa]) -> Resu
     let status = view.status();
     let [ours] = status.ike.as_slice() else { anyhow::bail!("{} IKE SAs at Adit", status.ike.len()) };
     ensure!((ours.spis.initiator.0, ours.spis.responder.0) == (theirs.spi_initiator, theirs.spi_responder), "SPIs of the IKE SA");
-    ensure!(theirs.is_established() && theirs.remote_id == view.config.local_id.to_string(), "{theirs:?}");
-    ensure!(ours.remote_id == theirs.local_id.as_str(), "{theirs:?}");
+    // It tells a name without its type.
+    let [own_id, remote_id] = [view.config.local_id.to_string(), ours.remote_id.to_string()];
+    let untyped = |id: &str| id.strip_prefix("fqdn:").unwrap_or(id).to_owned();
+    ensure!(theirs.is_established() && theirs.remote_id == untyped(&own_id), "{theirs:?}");
+    ensure!(theirs.local_id == untyped(&remote_id), "{theirs:?}, {remote_id}");
     let said = ours.suite.replace('/', " ");
     for word in [&theirs.algorithms.prf, &theirs.algorithms.key_exchange].into_iter().chain(&theirs.algorithms.additional) {
         ensure!(said.contains(word.as_str()), "strongSwan has {word}, Adit {said}");

@@ -5,6 +5,7 @@
 pub struct Remedy {
     /// What the thing is here: a clause.
     pub what: &'static str,
+    /// YAML that can be written as it is, and in brackets behind it where; or that there is nothing to write.
     pub write: &'static str,
 }
 
@@ -34,11 +35,11 @@ const SELECTORS: Remedy = Remedy {
 };
 const ADDRESS: Remedy = Remedy {
     what: "addresses inside the tunnel are those of the interface",
-    write: "interface: { name: adit0, addresses: [10.1.0.1/24] }",
+    write: "interface: { name: adit0, addresses: [10.1.0.1/24] }      (at the top)",
 };
 const ROUTES: Remedy = Remedy {
     what: "routes are those of the interface, and in IP mode each `remote` network has one by itself",
-    write: "interface: { name: adit0, routes: [{ to: 10.9.0.0/16, via: 10.1.0.2 }] }",
+    write: "interface: { name: adit0, routes: [{ to: 10.9.0.0/16, via: 10.1.0.2 }] }      (at the top)",
 };
 const LISTEN: Remedy =
     Remedy { what: "address and port to receive on are written together", write: "listen: \"0.0.0.0:4500\"      (at the top)" };
@@ -64,28 +65,34 @@ const REKEY: Remedy = Remedy {
     what: "lifetimes are in the peer's `ike`, in seconds",
     write: "ike: { rekey_s: 3600, ike_rekey_s: 14400 }      (in the peer)",
 };
+const REAUTH: Remedy = Remedy {
+    what: "after how long both ends prove anew who they are is in the peer's `ike`, in seconds",
+    write: "ike: { reauth_s: 86400 }      (in the peer)",
+};
 const DPD: Remedy =
     Remedy { what: "dead peer detection is in the peer's `ike`, in seconds", write: "ike: { dpd_s: 10 }      (in the peer)" };
 const ROLE: Remedy =
     Remedy { what: "who begins is `role` in the peer's `ike`", write: "ike: { role: initiator }      (in the peer)" };
 const AUTH: Remedy = Remedy {
     what: "how the peer proves who it is follows from the file that is named",
-    write: "one of psk_file, public_key_file and ca_file, in the peer's `ike`",
+    write: "ike: { psk_file: site-b.psk }      (in the peer; or public_key_file, or ca_file)",
 };
 const VERSION: Remedy = Remedy { what: "there is IKEv2 only", write: "nothing: remove it" };
 const MODE: Remedy = Remedy {
     what: "what is carried, frames or packets, is `mode` at the top",
-    write: "mode: ip, or mode: ethernet      (at the top)",
+    write: "mode: ip      (at the top; or mode: ethernet)",
 };
 const PEERS: Remedy = Remedy {
     what: "other gateways are listed in `peers`",
-    write: "peers: [{ name: site-b, endpoint: \"192.0.2.2:4500\", … }]",
+    write: "peers: [{ name: site-b, endpoint: \"192.0.2.2:4500\", ike: { psk_file: site-b.psk } }]      (at the top)",
 };
-const WORKERS: Remedy =
-    Remedy { what: "threads are `dataplane.workers`, and their cores `dataplane.cores`", write: "dataplane: { workers: 2 }" };
+const WORKERS: Remedy = Remedy {
+    what: "threads are `dataplane.workers`, and their cores `dataplane.cores`",
+    write: "dataplane: { workers: 2 }      (at the top)",
+};
 const TOKEN: Remedy = Remedy {
     what: "a token has a file of its own, so that this one can be shown to others",
-    write: "token_file: lab.token      (and mode 0600 for it)",
+    write: "token_file: lab.token      (in `relay` or `api`, with mode 0600 for the file)",
 };
 const SCRIPTS: Remedy = Remedy {
     what: "no commands are run; what waits for the tunnel can ask the API, or `adit status`",
@@ -97,7 +104,7 @@ const SECRET: &[&str] =
     &["psk", "secret", "secrets", "presharedkey", "sharedkey", "sharedsecret", "password", "passphrase", "privatekey", "token"];
 
 /// Names without case, `-` and `_`.
-const FOREIGN: &[(&[&str], Remedy)] = &[
+pub const FOREIGN: &[(&[&str], Remedy)] = &[
     (&["psk", "secret", "secrets", "presharedkey", "sharedkey", "sharedsecret", "password", "passphrase"], PSK),
     (&["privatekey", "ownkey", "leftkey", "rsa", "ecdsa"], PRIVATE_KEY),
     (&["publickey", "pubkey", "pubkeys", "rightkey", "rightrsasigkey", "leftrsasigkey", "peerkey"], PUBLIC_KEY),
@@ -119,7 +126,8 @@ const FOREIGN: &[(&[&str], Remedy)] = &[
     (&["persistentkeepalive", "keepalive", "keepalives", "natkeepalive"], KEEPALIVE),
     (&["mtu", "linkmtu", "tunmtu", "fragmentsize"], MTU),
     (&["ike", "esp", "phase2alg", "cipher", "ciphers", "encryption", "algorithms", "espproposal", "proposal"], IKE_PROPOSALS),
-    (&["rekeytime", "lifetime", "keylife", "ikelifetime", "salifetime", "lifetimes", "reauthtime", "overtime"], REKEY),
+    (&["rekeytime", "lifetime", "keylife", "ikelifetime", "salifetime", "lifetimes", "overtime"], REKEY),
+    (&["reauthtime", "reauth", "reauthentication"], REAUTH),
     (&["dpd", "dpddelay", "dpdaction", "dpdtimeout", "dpdinterval"], DPD),
     (&["auto", "startaction", "closeaction", "initiator", "responder"], ROLE),
     (&["auth", "authby", "leftauth", "rightauth", "authentication"], AUTH),

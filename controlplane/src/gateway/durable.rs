@@ -23,6 +23,8 @@ const BEHIND_WARN_NS: u64 = 1_000_000_000;
 
 /// How long a command waits for the disk, and a disk may be silent before that is said.
 pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+/// How long it is left alone after it has refused something, where nothing but more numbers for a key waits for it.
+const REST: Duration = Duration::from_millis(200);
 
 /// The state directory, and what was said of it. What is written there is written by a thread of its own: a disk that is full or hangs
 /// keeps static keys from getting more numbers. A command that needs it waits two seconds at most, and IKE goes on meanwhile.
@@ -30,6 +32,8 @@ pub(super) struct Durable {
     state: State,
     /// What is being written, and since when.
     writing: Option<(Instant, JoinHandle<Result<Saved, StateError>>)>,
+    /// When it refused something last.
+    refused: Option<Instant>,
     /// Ends of numbers that keys get as soon as they are durable.
     promised: BTreeMap<KeyId, u64>,
     /// Why it could not be written, once that was said.
@@ -38,7 +42,7 @@ pub(super) struct Durable {
 
 impl Durable {
     pub(super) fn new(state: State) -> Durable {
-        Durable { state, writing: None, promised: BTreeMap::new(), complaint: None }
+        Durable { state, writing: None, refused: None, promised: BTreeMap::new(), complaint: None }
     }
 
     pub(super) fn state(&self) -> &State {
@@ -84,7 +88,9 @@ impl Durable {
             self.promised.remove(&id);
             return Some(promised);
         }
-        self.begin();
+        if self.refused.is_none_or(|at| at.elapsed() >= REST) {
+            self.begin();
+        }
         None
     }
 
@@ -156,6 +162,7 @@ impl Durable {
         self.writing = None;
         // A thread that ends without an answer has saved nothing.
         let outcome = outcome.unwrap_or_else(|_| Err(self.silent()));
+        self.refused = outcome.is_err().then(Instant::now);
         self.state.saved(outcome?);
         Ok(())
     }
@@ -266,10 +273,12 @@ mod tests {
 
         let reader = File::open(&pipe).unwrap();
         std::fs::remove_file(&pipe).unwrap();
-        // What was under way is lost, the next one is not.
+        // What was under way is lost, the next one is not; it waits a moment, for a disk that refuses would be asked without end.
         next_write(&mut durable).await;
         drop(reader);
-        assert_eq!(durable.extend(ID, 7), None);
+        assert_eq!((durable.extend(ID, 7), durable.is_writing()), (None, false));
+        tokio::time::sleep(REST).await;
+        assert_eq!((durable.extend(ID, 7), durable.is_writing()), (None, true));
         assert_eq!(next_write(&mut durable).await, None);
         assert!(durable.extend(ID, 7).is_some());
     }

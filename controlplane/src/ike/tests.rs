@@ -2,11 +2,14 @@
 
 use std::os::unix::fs::PermissionsExt;
 
+use adit_engine::ike::IkeSpis;
 use adit_engine::path::AnyUnderlay;
-use adit_proto::control::LocalEnd;
+use adit_proto::control::{LocalEnd, Via};
+use adit_proto::ike::IkeSpi;
 
 use super::*;
 use crate::config::Machine;
+use crate::too_big::{QuotedSpi, TooBig};
 
 const PEER: PeerId = PeerId(1);
 /// Only a failure takes so long.
@@ -49,6 +52,12 @@ fn child(ike: &Ike) -> (Spi, Spi) {
     let all: Vec<(PeerId, Spi, Spi)> = ike.endpoint.child_spis().collect();
     assert_eq!(all.len(), 1);
     (all[0].1, all[0].2)
+}
+
+/// The longest packet on the path to the only peer, in bytes.
+fn mtu(ike: &Ike) -> u16 {
+    let paths = ike.endpoint.paths(PEER);
+    paths.iter().find(|path| path.in_use).map_or(0, |path| path.mtu)
 }
 
 impl Pair {
@@ -129,4 +138,59 @@ fn a_child_sa_that_the_data_plane_does_not_know_in_full_is_made_anew() {
         let (a, b) = (child(&pair.a), child(&pair.b));
         assert!(a.0 != old && a == (b.1, b.0), "both ends have another one");
     }
+}
+
+#[test]
+fn a_router_is_believed_where_it_quotes_an_spi_that_lives() {
+    let mut pair = Pair::begin();
+    let told = pair.talk(true);
+    let (to, here) = ("192.0.2.2:4500".parse().unwrap(), "192.0.2.1".parse().unwrap());
+    // Every echo comes back, the longest as well.
+    let (until, mut new) = (Instant::now() + SOON, told.clone());
+    while mtu(&pair.a) != 1500 {
+        assert!(Instant::now() < until, "{} bytes", mtu(&pair.a));
+        for command in new {
+            if let Command::Echo { id, .. } = command {
+                let via = Via::Udp { from: to, to: LocalEnd { address: here, interface: 0 } };
+                pair.a.echo_reply(PEER, id, via, Duration::from_millis(1));
+            }
+        }
+        std::thread::sleep(Duration::from_millis(1));
+        pair.a.tick();
+        new = pair.talk(true);
+    }
+    let says = |ike: &mut Ike, spi, mtu| ike.too_big(&TooBig { to, mtu, spi }, |_| Vec::new());
+    let (inbound, outbound) = child(&pair.a);
+    let spis = pair.a.endpoint.status(PEER).unwrap().ike[0].spis;
+    let IkeSpis { initiator, responder } = spis;
+    for unknown in [
+        QuotedSpi::Esp(inbound),
+        QuotedSpi::Esp(Spi(outbound.0 ^ 1)),
+        QuotedSpi::Ike(IkeSpis { initiator: responder, responder: initiator }),
+        QuotedSpi::Ike(IkeSpis { initiator, responder: IkeSpi(responder.0 ^ 1) }),
+        QuotedSpi::Ike(IkeSpis { initiator: IkeSpi(initiator.0 ^ 1), responder }),
+    ] {
+        assert!(!says(&mut pair.a, unknown, 1200), "{unknown:?}");
+    }
+    let elsewhere = TooBig { to: "192.0.2.2:4501".parse().unwrap(), mtu: 1200, spi: QuotedSpi::Esp(outbound) };
+    assert!(!pair.a.too_big(&elsewhere, |_| Vec::new()), "no packet went there");
+    assert_eq!(mtu(&pair.a), 1500);
+    assert!(says(&mut pair.a, QuotedSpi::Esp(outbound), 1450));
+    assert_eq!(mtu(&pair.a), 1450);
+    assert!(says(&mut pair.a, QuotedSpi::Ike(spis), 1400));
+    assert_eq!(mtu(&pair.a), 1400);
+    // A peer with a static key, of whose SPIs others know.
+    let of_static = |spi| if spi == Spi(7) { vec![PEER] } else { Vec::new() };
+    assert!(pair.a.too_big(&TooBig { to, mtu: 1350, spi: QuotedSpi::Esp(Spi(7)) }, of_static));
+    assert_eq!(mtu(&pair.a), 1350);
+    // The SPI of a Child SA that is gone is nobody's.
+    pair.a.refused(told.iter().find(|command| matches!(command, Command::ChildSet { .. })).unwrap());
+    let is_old = |command: &Command| matches!(command, Command::SaRemove { spi, .. } if *spi == inbound);
+    let is_new = |command: &Command| matches!(command, Command::OutboundSaInstall(sa) if sa.spi != outbound);
+    pair.talk_until(|told| told.iter().any(is_old) && told.iter().any(is_new));
+    let (_, new) = child(&pair.a);
+    assert!(new != outbound && !says(&mut pair.a, QuotedSpi::Esp(outbound), 1300));
+    assert_eq!(mtu(&pair.a), 1350);
+    assert!(says(&mut pair.a, QuotedSpi::Esp(new), 1300));
+    assert_eq!(mtu(&pair.a), 1300);
 }

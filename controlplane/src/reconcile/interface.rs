@@ -222,7 +222,11 @@ pub fn summary(steps: &[Step]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use adit_proto::suite::Suite;
+
     use super::*;
+    use crate::config::Machine;
+    use crate::static_key::{SECRET_LEN, Secret};
 
     fn net(text: &str) -> IpNet {
         text.parse().unwrap()
@@ -345,6 +349,61 @@ mod tests {
         assert_eq!(source_of(vec![outside], Vec::new()), None);
         assert_eq!(source_of(vec![outside, inside], Vec::new()), Some(inside));
         assert_eq!(source_of(vec![inside], vec![net("10.1.1.1/32")]), Some("10.1.1.1".parse().unwrap()));
+    }
+
+    #[test]
+    fn the_source_of_a_route_is_of_its_version_of_ip() {
+        let [first, last] = ["fd00:1::", "fd00:1::ffff"].map(|address| address.parse().unwrap());
+        let six = WantedRoute { route: route("fd00:2::/64"), locals: vec![AddressRange::V6 { first, last }] };
+        let sources = |own: &[&str], addresses: &[&str]| {
+            let addresses = addresses.iter().map(|address| net(address)).collect();
+            let routes = [wanted().routes, vec![six.clone()]].concat();
+            let own = own.iter().map(|address| address.parse().unwrap()).collect();
+            let actual = Actual { own, ..Actual::default() };
+            let steps = plan(&Wanted { addresses, routes, ..wanted() }, &actual, &Installed::default()).steps;
+            let source = |step: &Step| match step {
+                Step::SetRoute(_, source) => Some(source.map_or("none".to_owned(), |source| source.to_string())),
+                _ => None,
+            };
+            steps.iter().filter_map(source).collect::<Vec<String>>()
+        };
+        let outside = ["192.0.2.1", "2001:db8::1", "fd00:1:1::1"];
+        assert_eq!(sources(&outside, &[]), ["none", "none"]);
+        assert_eq!(sources(&[&outside[..], &["fd00:1::77"]].concat(), &[]), ["none", "fd00:1::77"]);
+        for own in [["10.1.1.77", "fd00:1::77"], ["fd00:1::77", "10.1.1.77"]] {
+            assert_eq!(sources(&[&outside[..], &own].concat(), &[]), ["10.1.1.77", "fd00:1::77"]);
+        }
+        let own = ["10.1.1.77", "fd00:1::77"];
+        assert_eq!(sources(&own, &["10.1.1.1/24", "fd00:1::1/64"]), ["10.1.1.1", "fd00:1::1"], "that of the interface first");
+        assert_eq!(sources(&own, &["10.8.0.1/24", "2001:db8::1/64"]), own, "unless the far end does not take it");
+    }
+
+    #[test]
+    fn routes_have_what_fits_the_way_to_their_peer_and_ipv6_its_least() {
+        let dir = tempfile::tempdir().unwrap();
+        Secret::from_bytes(Suite::Aes128Gcm, [1; SECRET_LEN]).create_file(&dir.path().join("b.key")).unwrap();
+        let yaml = "name: a\nlisten: 0.0.0.0:4500\nmode: ip\ninterface: { name: adit0, routes: [{ to: 10.9.0.0/16 }] }\npeers:\n  \
+            - { name: b, endpoint: 192.0.2.2:4500, static_key_file: b.key, selectors: [\
+            { local: 10.1.0.0/24, remote: 10.2.0.0/24 }, { local: \"fd00:1::/64\", remote: \"fd00:2::/64\" }] }\n  \
+            - { name: c, endpoint: 192.0.2.3:4500, static_key_file: b.key, selectors: [\
+            { local: 10.1.0.0/24, remote: 10.3.0.0/24 }] }\n";
+        let config =
+            Config::from_yaml(yaml, dir.path(), &Machine { cores: vec![0] }).unwrap_or_else(|problems| panic!("{problems:?}"));
+        let mtus = |known: &dyn Fn(usize) -> Option<u16>| {
+            let wanted = Wanted::of(&config, known);
+            assert_eq!(wanted.mtu, 1438, "that of the interface stays");
+            wanted.routes.iter().map(|wanted| (wanted.route.to.to_string(), wanted.route.mtu)).collect::<Vec<_>>()
+        };
+        let routes = |b_four: u16, b_six: u16, c: u16| {
+            let of_peers = [("10.2.0.0/24", b_four), ("fd00:2::/64", b_six), ("10.3.0.0/24", c)];
+            let of_peers = of_peers.map(|(to, mtu)| (to.to_owned(), Some(mtu)));
+            // What the file says itself stays as it is.
+            [vec![("10.9.0.0/16".to_owned(), None)], of_peers.to_vec()].concat()
+        };
+        assert_eq!(mtus(&|_| Some(1238)), routes(1238, 1280, 1238), "no route of IPv6 takes less than 1280");
+        assert_eq!(mtus(&|place| (place == 0).then_some(1300)), routes(1300, 1300, 1438), "of one peer it is known");
+        assert_eq!(mtus(&|place| (place == 1).then_some(1300)), routes(1438, 1438, 1300), "of the other");
+        assert_eq!(mtus(&|_| Some(9000)), routes(1438, 1438, 1438), "more than the interface takes");
     }
 
     #[test]

@@ -18,6 +18,7 @@ use adit_dataplane::running::Running;
 use adit_dataplane::sa;
 use adit_dataplane::seal::{Inner, seal};
 use adit_dataplane::start::Plane;
+use adit_dataplane::tap::vnet::{self, VnetHeader};
 use adit_esp::aead::{Aead, Backend};
 use adit_esp::{Opener, Sealer};
 use adit_proto::control::{
@@ -273,6 +274,16 @@ impl PacketSocket {
     /// Sends a frame out of the interface, so that the data plane reads it from the TAP.
     pub fn send(&mut self, frame: &[u8]) {
         self.0.write_all(frame).unwrap();
+    }
+
+    /// Sends a super-frame out of the interface, described by its virtio-net header: a TAP takes those, so it is read whole.
+    pub fn send_super_frame(&mut self, header: &VnetHeader, frame: &[u8]) {
+        let mut described = [0; vnet::LEN];
+        header.write(&mut described);
+        set_int(&self.0, libc::SOL_PACKET, libc::PACKET_VNET_HDR, 1);
+        self.0.write_all(&[&described, frame].concat()).unwrap();
+        // What is received has no such header.
+        set_int(&self.0, libc::SOL_PACKET, libc::PACKET_VNET_HDR, 0);
     }
 
     /// The next frame that the data plane wrote to the TAP.

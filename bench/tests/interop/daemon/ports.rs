@@ -4,11 +4,13 @@
 use std::net::IpAddr;
 
 use adit_bench::lab::interop::Release::{self, Swan5};
+use adit_bench::lab::interop::pki::KeyKind;
 use adit_bench::lab::interop::sites::{CONNECTION, LINK, Proof, Site};
 use adit_bench::lab::interop::table::Seen;
+use adit_bench::lab::traffic::kernel_counter;
 use anyhow::{Result, ensure};
 
-use super::matrix::role;
+use super::matrix::{in_fragments, role};
 use super::{MIB, Pair};
 
 /// Adit with another text in its configuration, started again.
@@ -34,6 +36,27 @@ fn from_500(release: Release, adit_begins: bool, listen: u16) -> Result<Seen> {
     ensure!((sa["local"] == expected.0.as_str(), sa["remote"] == expected.1.as_str()) == (true, true), "{sa}");
     pair.rekey(4)?;
     Ok(vec!["on to 4500, 4 rekeys, 1 MiB each way".to_owned()])
+}
+
+/// IKE begins at port 500 over a line of 1400 bytes, with certificates that fill several datagrams. Only the first exchange goes there,
+/// which is short: what is long goes at 4500 and is cut by RFC 7383, and nothing is left for IP to cut.
+fn from_500_with_long_messages(adit_begins: bool) -> Result<()> {
+    let more = format!("role: {}", role(adit_begins));
+    let pair = Pair::new(Swan5, Proof::LongChains(KeyKind::EcdsaP384), &more, |_| {})?;
+    for end in [pair.ground.here(), pair.ground.there()?] {
+        end.run(&format!("ip link set {LINK} mtu 1400"))?;
+    }
+    let there = Site::B.outer();
+    let pair = changed(pair, &format!("endpoint: {there}:4500"), &format!("endpoint: {there}:500"))?;
+    let made = || kernel_counter(pair.ground.here(), "Ip", "FragCreates");
+    let before = made()?;
+    pair.connect(adit_begins)?;
+    in_fragments(&pair, "IKE_AUTH", &["generating", "parsed"])?;
+    ensure!(pair.peer()?["ike"]["sas"][0]["remote"] == format!("{there}:4500").as_str(), "{}", pair.said());
+    pair.transfers(MIB)?;
+    let after = made()?;
+    ensure!(after == before, "{} IP fragments were sent\n{}", after - before, pair.said());
+    Ok(())
 }
 
 /// Adit listens at a port of its own, and strongSwan begins, from its port 4500 or, without the marker, from 500.
@@ -74,6 +97,12 @@ fn an_endpoint_on_port_500_goes_on_at_4500() -> Result<()> {
     from_500(Swan5, true, 4500)?;
     from_500(Swan5, false, 4500)?;
     from_500(Swan5, true, 51820).map(drop)
+}
+
+#[test]
+fn long_messages_of_who_begins_at_500_are_never_cut_by_ip() -> Result<()> {
+    from_500_with_long_messages(true)?;
+    from_500_with_long_messages(false)
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The first exchanges: who begins, by what both ends prove themselves, which algorithms and key exchanges they agree on.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::time::Instant;
 
 use adit_bench::lab::interop::Release::{self, Swan5, Swan6};
 use adit_bench::lab::interop::pki::KeyKind;
@@ -86,6 +87,36 @@ fn a_distinguished_name_is_an_identity() -> Result<()> {
     })? {
         ensure!(pair.swan.established(CONNECTION)?.remote_id == name(Site::A), "{:?}", pair.swan.sas()?);
     }
+    Ok(())
+}
+
+/// A name that looks like an address.
+#[test]
+fn the_type_that_is_written_before_an_identity_is_the_one_of_it() -> Result<()> {
+    let name = |site: Site| format!("fqdn:{}", site.outer());
+    let typed = |config: &mut PeerConfig, swan: &mut adit_bench::lab::interop::Config| {
+        config.local_id = name(Site::A).parse().expect("a name with its type");
+        config.remote_id = name(Site::B).parse().expect("a name with its type");
+        swan.connections[0].local.id = name(Site::B);
+        swan.connections[0].remote.id = name(Site::A);
+    };
+    for release in Release::ALL {
+        for pair in from_both_ends(release, Proof::Psk, typed)? {
+            let said = pair.adit.with(|view| view.status().ike[0].remote_id.to_string());
+            ensure!(said == name(Site::B), "{said}");
+        }
+    }
+    // Without its type it is an address, which is somebody else.
+    let address = Site::B.outer().to_string();
+    let pair = Pair::new(Swan5, Proof::Psk, |config, swan| {
+        typed(config, swan);
+        config.remote_id = address.parse().expect("an address");
+    })?;
+    let error = format!("{:#}", pair.swan.initiate(CONNECTION, CHILD).expect_err("a name was taken for an address"));
+    ensure!(error.contains("AUTH_FAILED"), "{error}");
+    let explained = pair.adit.with(|view| view.endpoint.explain(PEER, Instant::now())).context("the peer")?;
+    let refused = explained.unauthenticated.last().with_context(|| format!("nobody was refused: {explained:?}"))?;
+    ensure!(refused.ours == [address.as_str()] && refused.theirs == [name(Site::B).as_str()], "{refused:?}");
     Ok(())
 }
 

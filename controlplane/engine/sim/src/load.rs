@@ -47,7 +47,7 @@ pub struct Echo {
     pub(crate) id: u64,
     /// Bytes of the UDP payload.
     pub(crate) len: usize,
-    pub(crate) is_reply: bool,
+    pub is_reply: bool,
     /// As of a packet.
     pub(crate) number: u64,
     /// When the request was sent.

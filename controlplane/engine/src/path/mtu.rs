@@ -518,21 +518,24 @@ impl Mtu {
             self.search(now);
             return Vec::new();
         }
-        let wait = self.overdue();
-        if self.pending.iter().any(|pending| pending.at + wait <= now) {
+        let (wait, pace) = (self.overdue(), self.pace(now));
+        let missed_at = self.pending.first().map(|oldest| oldest.at + wait);
+        if missed_at.is_some_and(|at| at <= now) {
             self.phase = Phase::Suspect { round: 0, small: 0 };
             return self.suspect_on(now, 0, 0);
         }
-        if let Some(pending) = self.pending.first() {
-            self.next = Some(pending.at + wait);
+        // Where a round trip is longer than the pace the next echo does not wait for the answer to the one before.
+        let again_at = self.pending.last().map(|newest| newest.at + pace);
+        if let (Some(missed_at), Some(again_at)) = (missed_at, again_at.filter(|at| *at > now)) {
+            self.next = Some(missed_at.min(again_at));
             return Vec::new();
         }
         if self.size > self.base() || self.watched {
             // Its answer is looked for when it should be there; once it is, the next echo comes after the pace.
-            self.next = Some(now + wait);
+            self.next = Some(missed_at.unwrap_or(now + wait).min(now + pace));
             return vec![self.size];
         }
-        self.next = Some(now + self.pace(now));
+        self.next = Some(now + pace);
         Vec::new()
     }
 

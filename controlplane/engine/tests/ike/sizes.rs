@@ -247,6 +247,36 @@ fn echoes_pass(world: &mut World, time: Duration) -> bool {
 }
 
 #[test]
+fn each_end_asks_as_soon_as_the_other_one_can_answer() {
+    for delay in [1, 5, 45].map(Duration::from_millis) {
+        let mut world = pair_with(1, endpoint, |_, _| {});
+        world.net.delay = (delay, delay);
+        world.overheard = Some(VecDeque::new());
+        // The millisecond in which an end has its keys, and that in which its first echo leaves.
+        let (mut keys, mut echo) = ([None; 2], [None; 2]);
+        for ms in 1..=1000_u32 {
+            world.run_for(Duration::from_millis(1));
+            let overheard = world.overheard.replace(VecDeque::new()).expect("somebody on the cable");
+            for node in [A, B] {
+                let (here, data) = (world.nodes[node].address.ip(), &world.nodes[node].data);
+                let asks = |load: &Load| matches!(load, Load::Echo(echo) if !echo.is_reply);
+                if !data.inbound.is_empty() && !data.outbound.is_empty() {
+                    keys[node].get_or_insert(ms);
+                }
+                if overheard.iter().any(|(from, _, load)| from.ip() == here && asks(load)) {
+                    echo[node].get_or_insert(ms);
+                }
+            }
+        }
+        let ([keys_a, keys_b], [echo_a, echo_b]) = (keys.map(|at| at.expect("keys")), echo.map(|at| at.expect("an echo")));
+        assert_eq!(echo_a, keys_a, "{delay:?}: the responder has had the keys for a while");
+        // Its answer is under way, and without that the initiator can open nothing.
+        assert!((keys_b + 1..=keys_b + 50).contains(&echo_b), "{delay:?}: keys at {keys_b} ms, an echo at {echo_b} ms");
+        assert!(echo_b >= keys_a, "{delay:?}: {echo_b} ms, and keys at {keys_a} ms");
+    }
+}
+
+#[test]
 fn no_echo_is_sent_where_one_end_alone_announces_it() {
     for says in [[true, true], [true, false], [false, true]] {
         let config = |node: usize| EndpointConfig { echo: says[node], ..endpoint(node) };

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use adit_engine::auth::{LocalKey, Psk, TrustAnchors};
+use adit_engine::auth::{LocalKey, LocalKeyError, Psk, TrustAnchors};
 use adit_engine::crypto::{PrivateKey, PublicKey};
 use adit_engine::identity::{Identity, Pattern};
 use adit_engine::ike::proposal_words::{self, ProposalFault};
@@ -61,7 +61,13 @@ impl Check<'_> {
             Ok(local) => Some(OwnKey { key: Loaded { file, value: Arc::new(local) }, certificate_file: Some(chain_file) }),
             Err(error) => {
                 let what = format!("{}: {error}", chain_file.display());
-                self.fail(certificate.at, what, expected.to_owned(), "certificate_file: site-a.crt".to_owned());
+                let write = match error {
+                    LocalKeyError::OtherKey { .. } => {
+                        "certificate_file: site-a.crt      (issued for this key; or in key_file the key of this certificate)"
+                    }
+                    LocalKeyError::Key(_) | LocalKeyError::Certificate(_) => "certificate_file: site-a.crt",
+                };
+                self.fail(certificate.at, what, expected.to_owned(), write.to_owned());
                 None
             }
         }

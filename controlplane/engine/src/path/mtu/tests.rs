@@ -88,6 +88,13 @@ fn until_an_echo_is_answered_little_is_sent() {
 }
 
 #[test]
+fn the_first_echoes_are_as_long_as_the_route_says_1280_and_the_least() {
+    for (v6, sizes) in [(false, &[1340, 1280, 1100][..]), (true, &[1340, 1280])] {
+        assert_eq!(Mtu::new(v6, [Some(1340), Some(1500)], None, true).due(instant()), sizes, "IPv6: {v6}");
+    }
+}
+
+#[test]
 fn a_whole_path_is_known_after_one_round_trip() {
     let mut line = line(1500);
     // Hosts must not remember what is only not known yet.
@@ -160,6 +167,38 @@ fn a_black_hole_is_noticed_within_two_seconds() {
             }
             line.run(Duration::from_secs(30), true);
             assert!(line.mtu.size() + GRAIN >= carries && line.mtu.size() <= carries, "{carries}: {}", line.mtu.size());
+        }
+    }
+}
+
+#[test]
+fn a_black_hole_far_away_takes_two_and_a_half_round_trips_and_a_second() {
+    for (carries, rtt) in [1100, 1280, 1400, 1492].into_iter().flat_map(|carries| [500, 700, 1000].map(|rtt| (carries, rtt))) {
+        for offset in (0..1000).step_by(50) {
+            let mut line = Line::new(Mtu::new(false, [Some(1500); 2], None, true), 1500, rtt);
+            line.run(Duration::from_millis(30_000 + offset), true);
+            assert_eq!((line.mtu.size(), line.mtu.black_holes), (1500, 0));
+            line.carries = carries;
+            line.run(Duration::from_millis(1000 + rtt * 5 / 2), true);
+            assert_eq!(line.mtu.black_holes, 1, "{carries}, round trips of {rtt} ms, from {offset} ms on");
+            line.run(Duration::from_secs(30), true);
+            assert!(line.mtu.size() + GRAIN >= carries && line.mtu.size() <= carries, "{carries}: {}", line.mtu.size());
+        }
+    }
+}
+
+#[test]
+fn without_traffic_a_black_hole_is_noticed_half_a_minute_later() {
+    for (carries, rtt) in [1100, 1400].into_iter().flat_map(|carries| [2, 20, 400, 1000].map(|rtt| (carries, rtt))) {
+        // An echo in half a minute, and then the same suspicion as beside traffic.
+        let suspicion = Duration::from_millis((500 + rtt * 5 / 2).max(1500));
+        for offset in (0..30_000).step_by(1500) {
+            let mut line = Line::new(Mtu::new(false, [Some(1500); 2], None, true), 1500, rtt);
+            line.run(Duration::from_millis(60_000 + offset), false);
+            assert_eq!((line.mtu.size(), line.mtu.black_holes), (1500, 0));
+            line.carries = carries;
+            line.run(Duration::from_secs(30) + suspicion, false);
+            assert_eq!(line.mtu.black_holes, 1, "{carries}, round trips of {rtt} ms, from {offset} ms on");
         }
     }
 }
