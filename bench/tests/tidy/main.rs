@@ -1,6 +1,7 @@
 //! Style as a test: sizes, layers, the places of `unsafe`, the names at the top. Reads the tree, runs nothing.
 
 mod map;
+mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -192,6 +193,12 @@ fn sources() -> BTreeMap<String, String> {
     }
     assert!(found.len() > 30, "only {} Rust files found", found.len());
     found
+}
+
+/// Every page of the docs, and the README.
+fn pages() -> Vec<PathBuf> {
+    let docs = fs::read_dir(root().join("docs")).expect("docs").flatten().map(|entry| entry.path());
+    docs.chain([root().join("README.md")]).filter(|path| path.extension().is_some_and(|extension| extension == "md")).collect()
 }
 
 /// The code of a line: nothing of comments, roughly nothing of text.
@@ -473,11 +480,9 @@ fn the_top_of_the_tree_holds_the_agreed_names_only() {
 #[test]
 fn the_files_that_the_docs_name_are_there() {
     let sources = sources();
-    let docs = fs::read_dir(root().join("docs")).expect("docs").flatten().map(|entry| entry.path());
-    let pages = docs.chain([root().join("README.md")]).filter(|path| path.extension().is_some_and(|extension| extension == "md"));
     let in_path = |c: char| c.is_ascii_alphanumeric() || "_-/.".contains(c);
     let (mut faults, mut named) = (Vec::new(), 0);
-    for page in pages {
+    for page in pages() {
         let text = fs::read_to_string(&page).expect("UTF-8");
         for word in text.split(|c: char| !in_path(c)).filter(|word| word.ends_with(".rs") && !word.starts_with(['_', '.'])) {
             named += 1;
