@@ -412,6 +412,21 @@ fn limits_are_chosen_in_the_files_of_that_name() {
     complain(faults);
 }
 
+/// The exchanges of the engine get what they read and give what follows (docs/ARCHITECTURE.md, "IKEv2").
+#[test]
+fn exchanges_hold_no_ike_sa() {
+    let exchanges =
+        ["auth", "create_child", "first_child", "followup", "informational", "intermediate", "mobike", "rekey_ike", "sa_init"];
+    let (sources, mut faults) = (sources(), Vec::new());
+    for file in exchanges.map(|name| format!("controlplane/engine/src/ike/{name}.rs")) {
+        for (number, line) in sources.get(&file).expect("an exchange").lines().map(code).enumerate() {
+            let held = ["IkeSa", "&mut Session", "session_mut("].into_iter().filter(|held| line.contains(held));
+            faults.extend(held.map(|held| format!("{file}:{}: {held}", number + 1)));
+        }
+    }
+    complain(faults);
+}
+
 /// Both planes judge a setting: its largest value has a name, so that it stands once.
 #[test]
 fn settings_end_at_limits_that_have_a_name() {
