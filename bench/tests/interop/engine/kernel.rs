@@ -34,7 +34,7 @@ fn a_claimed_nat_and_extended_sequence_numbers_reach_the_esp_of_a_kernel() -> Re
         })?;
         reach(&guest)?;
         swan.wait_for("the same SAs at both ends", SOON, |sas| adit.with(|view| compare(view, sas)).ok())?;
-        // A sealed echo is a dummy packet to whoever does not know echoes: it is discarded without a word. An answer would be a fault.
+        // A sealed echo is a dummy packet to who does not know echoes, and discarded without a word. An answer would be a fault.
         let echo = Echo { kind: Kind::Request, answer: Answer::AsItCame, size: 1280, id: 7, stamp: 0 };
         let mut inside = [0; 1200];
         ensure!(echo.encode(&mut inside));
