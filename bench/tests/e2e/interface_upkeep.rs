@@ -219,9 +219,10 @@ fn a_bridge_is_waited_for_and_joined_again_when_it_is_made_anew() -> Result<()> 
     )?;
     netns.run(&format!("ip -batch {}", steps.display()))?;
     wait_until("the bridge that was made anew is joined", RIGHT_WITHIN, || joined(&netns)).with_context(|| lab.a().log())?;
-    let of_it = || lab.a().log()[before..].lines().filter(|line| line.contains(missing) || line.contains(outside)).count();
-    wait_until("it is said", SOON, || Ok(of_it() > 0))?;
+    let of_it = |lab: &Lab| -> usize { [missing, outside].iter().map(|one| lab.a().log()[before..].matches(*one).count()).sum() };
+    wait_until("it is said", SOON, || Ok(of_it(&lab) > 0))?;
     lab.wait_until_up()?;
+    ensure!(of_it(&lab) == 1, "{}", lab.a().log());
     put_right(&lab, &format!("ip link set {TAP} nomaster"), outside)?;
     // Deleted, and made anew a while later: once it is said that it is waited for, and once that it is there.
     let complete = format!("the interface {TAP} is complete");
