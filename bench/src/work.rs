@@ -347,6 +347,29 @@ mod tests {
         }
     }
 
+    /// No tunnel, over routers that nobody hears: what is too long for the link between them vanishes, and the rest passes.
+    #[test]
+    fn a_black_hole_is_an_error_for_tcp_and_for_datagrams() {
+        let underlay = Underlay::new(Ground::Routed, 1500).unwrap();
+        let ends = [(&underlay.a, 1, "192.0.2.2"), (&underlay.b, 2, "192.0.2.1")];
+        for (netns, ..) in ends {
+            netns.run("nft add table inet hole").unwrap();
+            netns.run("nft add chain inet hole in { type filter hook input priority 0 ; }").unwrap();
+            netns.run("nft add rule inet hole in icmp type destination-unreachable drop").unwrap();
+        }
+        let mut tunnel = Tunnel { processes: Vec::new(), target: [192, 0, 2, 2].into(), link: "eth0".into() };
+        underlay.wait_until_up(&mut tunnel).unwrap();
+        let measured = || Step::Mtu1400.measure(&Place { underlay: &underlay, tunnel: &tunnel }, Duration::from_secs(1));
+        let error = format!("{:#}", measured().unwrap_err());
+        assert!(error.contains("a black hole"), "{error}");
+        // TCP that is told of it otherwise fits.
+        for (netns, side, far) in ends {
+            netns.run(&format!("ip route replace {far} via 198.51.100.{side} dev eth0 advmss 1300")).unwrap();
+        }
+        let error = format!("{:#}", measured().unwrap_err());
+        assert!(error.contains("a black hole") && error.contains("of the datagrams of 1472 bytes"), "{error}");
+    }
+
     #[test]
     fn iperf_results_and_errors_are_read() {
         let text = r#"warning: something

@@ -342,6 +342,20 @@ fn imports_have_no_circles() {
     assert!(faults.is_empty(), "\n{}\n", faults.join("\n"));
 }
 
+/// What API, gateway and IKE have in common: each could be read first.
+#[test]
+fn what_the_parts_of_the_gateway_share_are_leaves() {
+    const LEAVES: [&str; 4] = ["limits", "schema", "token", "request"];
+    let modules = read_crate(&root().join("controlplane/src"));
+    let is_leaf = |name: &Names| name.first().is_some_and(|first| LEAVES.contains(&first.as_str()));
+    let imports = imports(&modules);
+    let of_leaves: Vec<&Import> = imports.iter().filter(|import| is_leaf(&import.from) && import.from != import.to).collect();
+    assert!(of_leaves.iter().any(|import| import.from == ["request"] && import.to == ["schema"]), "request.rs was not read");
+    let outside = of_leaves.iter().filter(|import| !is_leaf(&import.to));
+    let faults: Vec<String> = outside.map(|import| format!("{}: imports {}", import.file, import.path)).collect();
+    assert!(faults.is_empty(), "\n{}\n", faults.join("\n"));
+}
+
 /// A crate of these modules, each with its text.
 fn written(modules: &[(&str, &str)]) -> Crate {
     let mut all = Crate::new();

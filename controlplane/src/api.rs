@@ -25,7 +25,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use crate::metrics;
-use crate::request::{Request, RequestError, place_named};
+use crate::request::{Request, RequestError};
 use crate::schema;
 use crate::view::View;
 pub use listeners::Listeners;
@@ -114,7 +114,7 @@ async fn document() -> Response {
     responses((status = 200, body = schema::Peer), (status = 503, body = schema::Outcome)))]
 async fn one_peer(State(view): State<Arc<View>>, Path(name): Path<String>) -> Response {
     let desired = view.desired();
-    match place_named(&desired.config, &name).and_then(|place| view.peer(&desired, place).ok_or(RequestError::NotReady)) {
+    match desired.place_named(&name).and_then(|place| view.peer(&desired, place).ok_or(RequestError::NotReady)) {
         Ok(one) => Json(one.peer).into_response(),
         Err(error) => peers::refusal(&error),
     }

@@ -19,6 +19,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 
 use crate::config::ike_section::Proof;
 use crate::config::{Config, Keys, Machine, Problems, RelayTrust};
+use crate::request::RequestError;
 use crate::static_key::KeyId;
 use static_key::WantedSa;
 
@@ -81,6 +82,18 @@ impl Desired {
         let mut keys: BTreeMap<(u8, Spi), Vec<KeyId>> = BTreeMap::new();
         sas.iter().for_each(|want| keys.entry((want.direction as u8, want.spi)).or_default().push(want.key_id));
         Desired { config, tags, sas, keys, source: None, pending: Vec::new() }
+    }
+
+    /// The place of a peer in the configuration.
+    ///
+    /// # Errors
+    /// There is none of this name.
+    pub fn place_named(&self, name: &str) -> Result<usize, RequestError> {
+        let peers = &self.config.peers;
+        peers.iter().position(|peer| peer.name == name).ok_or_else(|| {
+            let names: Vec<&str> = peers.iter().map(|peer| peer.name.as_str()).take(20).collect();
+            RequestError::NoSuchPeer(name.to_owned(), names.join(", "))
+        })
     }
 
     /// Reads the file, and the files that it names. What came by standard input (`-`) cannot be read again: it has no source.

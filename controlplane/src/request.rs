@@ -2,7 +2,6 @@
 
 use tokio::sync::oneshot;
 
-use crate::config::Config;
 use crate::schema;
 
 /// A request with where its answer goes.
@@ -60,15 +59,4 @@ pub enum RequestError {
     Refused(String),
     #[error("the gateway is starting: try again in a moment")]
     NotReady,
-}
-
-/// The place of a peer in the configuration.
-///
-/// # Errors
-/// There is none of this name.
-pub fn place_named(config: &Config, name: &str) -> Result<usize, RequestError> {
-    config.peers.iter().position(|peer| peer.name == name).ok_or_else(|| {
-        let names: Vec<&str> = config.peers.iter().map(|peer| peer.name.as_str()).take(20).collect();
-        RequestError::NoSuchPeer(name.to_owned(), names.join(", "))
-    })
 }

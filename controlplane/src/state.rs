@@ -240,7 +240,7 @@ fn read_proofs(file: &Path) -> Proofs {
     };
     read.unwrap_or_else(|error| {
         tracing::warn!(
-            "{} is damaged: {error}. Peers without an endpoint are strangers until they have connected once",
+            "{} is damaged: {error}. The addresses of peers without an endpoint count as unproven until these have connected once",
             file.display()
         );
         Proofs::new()

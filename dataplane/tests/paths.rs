@@ -248,8 +248,14 @@ fn what_goes_over_a_path_is_counted_for_it_over_all_workers() {
             bed.send(&datagram);
             bed.send(&datagram);
             elsewhere.send_to(&sealed_ip(lane, &back), "127.0.0.1:4500").unwrap();
+            // What anybody could have sent, newer than all before.
+            let mut forged = sealed_ip(lane, &back);
+            *forged.last_mut().unwrap() ^= 1;
+            bed.send(&forged);
+            elsewhere.send_to(&forged, "127.0.0.1:4500").unwrap();
         }
-        eventually("all came", || bed.count(Count::Opened) == 4 && bed.dropped(Drop::Replay) == 2);
+        let judged = |bed: &Bed| (bed.count(Count::Opened), bed.dropped(Drop::Replay), bed.dropped(Drop::BadTag));
+        eventually("all came", || judged(&bed) == (4, 2, 4));
         bed.tap.send(&ip_packet(false, (1, 1), (11, 1), &[]));
         let sent = received(&bed.peer).len() as u64;
         eventually("it is counted", || bed.count(Count::UdpSentDatagrams) == 1);
@@ -257,7 +263,11 @@ fn what_goes_over_a_path_is_counted_for_it_over_all_workers() {
         let [first, second] = [PathId::FIRST, SECOND].map(|path| all[&(PEER, path)]);
         assert_eq!((first.sent_packets, first.sent_bytes, second.sent_packets), (1, sent, 0));
         for path in [first, second] {
-            assert_eq!((path.received_packets, path.received_bytes), (2, bytes), "neither replays nor the other path");
+            assert_eq!(
+                (path.received_packets, path.received_bytes),
+                (2, bytes),
+                "neither replays, nor what is forged, nor the other path"
+            );
             assert!((before - 2_000_000_000..=monotonic_ns()).contains(&path.received_at_ns), "the time of the turn");
         }
         // A path that is changed goes on counting; one that is set anew begins again.

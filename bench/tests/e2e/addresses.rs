@@ -1,17 +1,22 @@
 //! A gateway whose address changes while it is connected (MOBIKE, RFC 4555): its peer learns of it, and the tunnel goes on under the
 //! same IKE SA.
 
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use adit_bench::lab::capture::Capture;
 use adit_bench::lab::tshark::Analysis;
-use adit_bench::lab::{Gateway, Lab, SOON, WAN, wait_until};
+use adit_bench::lab::{Gateway, Lab, LabOptions, SOON, WAN, wait_until};
+use adit_bench::netns::Veth;
 use adit_bench::rtt::Prober;
 use anyhow::{Context, Result, ensure};
 
 use crate::ike_tunnel::{ike, options, spis};
-use crate::{edit, reaches};
+use crate::paths::path_in_use;
+use crate::{echoes, edit, reaches};
 
+/// A link that no tunnel has a part in.
+const LAN: &str = "lan0";
 /// UPDATE_SA_ADDRESSES.
 const UPDATE: &str = "isakmp.notify.msgtype == 16400";
 /// What an outage may last, on a machine that does other things as well.
@@ -108,6 +113,42 @@ fn without_mobike_dead_peer_detection_shows_the_new_address() -> Result<()> {
     readdress(lab.a(), "192.0.2.1", "192.0.2.33")?;
     wait_until("the peer knows the way", SOON, || Ok(path(lab.b())?[1] == "192.0.2.33:4500")).with_context(|| lab.logs())?;
     wait_until("packets pass", SOON, || Ok(reaches(&lab.b().netns, lab.a().inner()).is_ok())).with_context(|| lab.logs())?;
+    ensure!([spis(lab.a())?.0, spis(lab.b())?.0] == before, "another IKE SA\n{}", lab.logs());
+    Ok(())
+}
+
+/// Who comes home has the network of a selector on a link. An address of it is one as any other, in the selector as it is.
+#[test]
+fn a_gateway_may_move_into_the_network_behind_its_peer() -> Result<()> {
+    let roles = ["role: responder, dpd_s: 0", "role: initiator, dpd_s: 0"];
+    let mut lab = Lab::prepare(&LabOptions { ip_mode: true, ..options(&roles) })?;
+    for gateway in &lab.gateways {
+        edit(gateway, &format!("listen: \"192.0.2.{}:4500\"", gateway.number), "listen: 0.0.0.0:4500")?;
+    }
+    // What is behind the first gateway is on a link, and nothing bridges that to the tunnel.
+    edit(lab.a(), ", 10.78.1.1/24", "")?;
+    let _lan = Veth::between(&lab.a().netns, LAN, &lab.b().netns, LAN, 1500)?;
+    lab.a().netns.address(LAN, "10.78.1.1/24")?;
+    for gateway in &mut lab.gateways {
+        gateway.start_control()?;
+    }
+    lab.wait_until_up()?;
+    let before = [spis(lab.a())?.0, spis(lab.b())?.0];
+    let there = &lab.b().netns;
+    there.address(LAN, "10.78.1.9/32")?;
+    there.run(&format!("ip route add 192.0.2.1/32 dev {LAN} src 10.78.1.9"))?;
+    there.run(&format!("ip address del 192.0.2.2/24 dev {WAN}"))?;
+    let ends = ["192.0.2.1:4500", "10.78.1.9:4500"];
+    for (gateway, [own, other]) in [(lab.a(), ends), (lab.b(), [ends[1], ends[0]])] {
+        wait_until("IKE and packets go there, and that is proven", SOON, || {
+            let used = path_in_use(gateway)?;
+            Ok(path(gateway)? == [own, other] && used["remote"] == other && used["ike"] == true && used["proven"] == true)
+        })
+        .with_context(|| format!("{:#}\n{}", path_in_use(gateway).unwrap_or_default(), lab.logs()))?;
+    }
+    reaches(there, lab.a().inner()).with_context(|| lab.logs())?;
+    // What was behind the tunnel is there still, though it is nearer now.
+    echoes(there, 3, 100, "-I 10.78.2.1", IpAddr::from([10, 78, 1, 1])).with_context(|| lab.logs())?;
     ensure!([spis(lab.a())?.0, spis(lab.b())?.0] == before, "another IKE SA\n{}", lab.logs());
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! Devices that a data plane is handed while it runs: the interface, where somebody has deleted it, and sockets at another address.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use adit_bench::lab::{Gateway, Lab, LabOptions, PORT, SOON, TAP, WAN, wait_until};
 use adit_bench::netns::{Signal, Veth, signal};
@@ -10,20 +10,59 @@ use crate::ike_tunnel::{ROLES, patient, peer, spis};
 use crate::paths::path_in_use;
 use crate::{Pings, edit, reaches};
 
+/// How long it may take until all is as it was.
+const RIGHT_WITHIN: Duration = Duration::from_secs(2);
+
 fn passes(lab: &Lab) -> Result<()> {
     wait_until("packets pass", SOON, || Ok(reaches(&lab.a().netns, lab.b().inner()).is_ok())).with_context(|| lab.logs())
 }
 
-/// Deletes the interface of the first gateway; it is there again soon, with the same process and the same keys behind it.
-fn delete_interface(lab: &Lab, meanwhile: impl FnOnce() -> Result<()>) -> Result<()> {
+/// Deletes the interface of the first gateway; it is there again soon, with the same process and the same keys behind it. Gives
+/// how long it took until a packet passed.
+fn delete_interface(lab: &Lab, meanwhile: impl FnOnce() -> Result<()>) -> Result<Duration> {
+    without_interface(lab, || lab.a().netns.run(&format!("ip link del {TAP}")).map(drop).and_then(|()| meanwhile()))
+}
+
+/// The same, whatever takes it away.
+fn without_interface(lab: &Lab, take: impl FnOnce() -> Result<()>) -> Result<Duration> {
     let (a, plane) = (lab.a(), lab.a().data_plane());
     let handed = a.log().matches("was handed over anew").count();
-    a.netns.run(&format!("ip link del {TAP}"))?;
-    meanwhile()?;
+    let began = Instant::now();
+    take()?;
     wait_until("the interface was handed over", SOON, || Ok(a.log().matches("was handed over anew").count() > handed))
         .with_context(|| a.log())?;
+    let ping = format!("ping -n -c1 -W0.2 {}", lab.b().inner());
+    wait_until("a packet passes", SOON, || Ok(a.netns.run(&ping).is_ok())).with_context(|| lab.logs())?;
+    let took = began.elapsed();
     passes(lab)?;
     ensure!(lab.a().data_plane() == plane, "the data plane was replaced:\n{}", lab.a().log());
+    Ok(took)
+}
+
+/// What was taken away several times was there again within two seconds, of which the best counts, for a busy machine only delays.
+fn right_soon(lab: &Lab, took: &[Duration]) -> Result<()> {
+    ensure!(took.iter().any(|took| *took < RIGHT_WITHIN), "{took:?}\n{}", lab.logs());
+    Ok(())
+}
+
+#[test]
+fn a_renamed_interface_is_made_again_under_its_name_and_the_other_goes() -> Result<()> {
+    let lab = Lab::start(&LabOptions { workers: vec![2, 1], ..patient(&ROLES) })?;
+    let (a, before, steps) = (lab.a(), spis(lab.a())?, lab.dir().join("rename"));
+    std::fs::write(&steps, format!("link set {TAP} down\nlink set {TAP} name theirs0\n"))?;
+    let rename = || {
+        // Where it is only down, it is set up again at once.
+        wait_until("it is renamed", SOON, || Ok(a.netns.run(&format!("ip -batch {}", steps.display())).is_ok()))
+    };
+    let mut took = Vec::new();
+    for _ in 0..3 {
+        took.push(without_interface(&lab, rename)?);
+        wait_until("the other one is gone", SOON, || Ok(a.netns.run("ip link show theirs0").is_err()))
+            .with_context(|| a.log())?;
+    }
+    right_soon(&lab, &took)?;
+    ensure!(has_interface(a, 2)? && spis(a)? == before, "{:?} was {before:?}\n{}", spis(a)?, a.log());
+    ensure!(!a.log().contains("ERROR"), "{}", a.log());
     Ok(())
 }
 
@@ -32,12 +71,14 @@ fn a_deleted_interface_is_made_again_and_no_tunnel_begins_anew() -> Result<()> {
     let ike = |ip_mode, io| LabOptions { ip_mode, io, workers: vec![2, 2], ..patient(&ROLES) };
     for options in [ike(false, "io_uring"), ike(true, "poll"), LabOptions { ip_mode: true, ..LabOptions::patient() }] {
         let mut lab = Lab::start(&options)?;
-        let before = spis(lab.a())?;
-        delete_interface(&lab, || Ok(()))?;
-        delete_interface(&lab, || Ok(()))?;
+        let (before, began) = (spis(lab.a())?, Instant::now());
+        let took = [delete_interface(&lab, || Ok(()))?, delete_interface(&lab, || Ok(()))?, delete_interface(&lab, || Ok(()))?];
+        right_soon(&lab, &took)?;
         ensure!(spis(lab.a())? == before, "{:?} was {before:?}", spis(lab.a())?);
         let log = lab.a().log();
-        ensure!(log.contains(&format!("the interface {TAP} was deleted: it was made anew")), "{log}");
+        // The same is said again after a minute.
+        let times = log.matches(&format!("the interface {TAP} was deleted: it was made anew")).count();
+        ensure!(times == 1 || times > 1 && began.elapsed() > Duration::from_secs(60), "said {times} times:\n{log}");
         ensure!(!log.contains("ERROR"), "{log}");
         // While no control plane is there to do it: the next one does.
         lab.gateways[0].kill_control()?;

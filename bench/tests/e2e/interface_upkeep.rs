@@ -166,6 +166,31 @@ fn a_tun_that_others_changed_is_put_right() -> Result<()> {
 }
 
 #[test]
+fn ipv6_that_is_switched_off_for_it_is_waited_for_and_said_once() -> Result<()> {
+    let lab = Lab::start(&LabOptions::patient())?;
+    let (a, before) = (lab.a(), shape(&lab.a().netns)?);
+    let (refused, complete) = ("adding the address fd77::1/64", format!("the interface {TAP} is complete"));
+    let switch_off = |off: u8| a.netns.run(&format!("sysctl -qw net.ipv6.conf.{TAP}.disable_ipv6={off}"));
+    let times = |words: &str| a.log().matches(words).count();
+    let already = times(&complete);
+    switch_off(1)?;
+    a.wait_for_log(refused, SOON)?;
+    // The rest is kept all the while, and what is tried again is not said again.
+    a.netns.run(&format!("ip link set {TAP} mtu 1300"))?;
+    wait_until("its MTU is put right", RIGHT_WITHIN, || {
+        Ok(a.netns.run(&format!("ip link show dev {TAP}"))?.contains(" mtu 1500 "))
+    })?;
+    reaches(&a.netns, lab.b().inner()).with_context(|| lab.logs())?;
+    ensure!((times(refused), times(&complete)) == (1, already), "{}", a.log());
+    switch_off(0)?;
+    wait_until("all is as before", RIGHT_WITHIN, || Ok(shape(&a.netns)? == before))
+        .with_context(|| format!("before:\n{before}\nnow:\n{}\n{}", shape(&a.netns).unwrap_or_default(), a.log()))?;
+    wait_until("it is said", SOON, || Ok(times(&complete) > already)).with_context(|| a.log())?;
+    ensure!((times(refused), times(&complete)) == (1, already + 1), "{}", a.log());
+    reaches(&a.netns, lab.b().inner6())
+}
+
+#[test]
 fn a_bridge_is_waited_for_and_joined_again_when_it_is_made_anew() -> Result<()> {
     let mut lab = Lab::prepare(&LabOptions::patient())?;
     edit(lab.a(), "addresses: [10.77.0.1/24, \"fd77::1/64\"]", "bridge: br0")?;
@@ -184,15 +209,34 @@ fn a_bridge_is_waited_for_and_joined_again_when_it_is_made_anew() -> Result<()> 
     bridge(&netns, lab.a())?;
     wait_until("the bridge that came is joined", RIGHT_WITHIN, || joined(&netns))?;
     lab.wait_until_up()?;
-    let plane = lab.a().data_plane();
-    put_right(&lab, &format!("ip link set {TAP} nomaster"), "it was not in the bridge br0")?;
+    let (plane, missing, outside) = (lab.a().data_plane(), "there is no bridge br0", "it was not in the bridge br0");
+    let times = |gateway: &Gateway, words: &str| gateway.log().matches(words).count();
+    // Deleted and made anew in one go: one of the two is seen, and said.
+    let (before, steps) = (lab.a().log().len(), lab.dir().join("anew"));
+    let address = format!("address add {}/24 dev br0", lab.a().inner());
+    fs::write(
+        &steps,
+        format!("link del br0\nlink add br0 type bridge forward_delay 0 stp_state 0\nlink set br0 up\n{address}\n"),
+    )?;
+    netns.run(&format!("ip -batch {}", steps.display()))?;
+    wait_until("the bridge that was made anew is joined", RIGHT_WITHIN, || joined(&netns)).with_context(|| lab.a().log())?;
+    let of_it = |lab: &Lab| -> usize { [missing, outside].iter().map(|one| lab.a().log()[before..].matches(*one).count()).sum() };
+    wait_until("it is said", SOON, || Ok(of_it(&lab) > 0))?;
+    lab.wait_until_up()?;
+    ensure!(of_it(&lab) == 1, "{}", lab.a().log());
+    put_right(&lab, &format!("ip link set {TAP} nomaster"), outside)?;
+    // Deleted, and made anew a while later: once it is said that it is waited for, and once that it is there.
+    let complete = format!("the interface {TAP} is complete");
+    let before = [missing, &complete].map(|words| times(lab.a(), words));
     netns.run("ip link del br0")?;
+    wait_until("it is said that it is gone", RIGHT_WITHIN, || Ok(times(lab.a(), missing) > before[0]))?;
     bridge(&netns, lab.a())?;
     wait_until("the bridge that was made anew is joined", RIGHT_WITHIN, || joined(&netns))?;
+    wait_until("it is said that it is there", SOON, || Ok(times(lab.a(), &complete) > before[1]))?;
     lab.wait_until_up()?;
     data_plane_stays(&lab, plane)?;
-    let waits = lab.a().log().matches("there is no bridge br0").count();
-    ensure!(waits <= 2, "said {waits} times:\n{}", lab.a().log());
+    let after = [missing, &complete].map(|words| times(lab.a(), words));
+    ensure!(after == before.map(|count| count + 1), "{before:?}, then {after:?}:\n{}", lab.a().log());
     Ok(())
 }
 

@@ -1,15 +1,18 @@
 //! A configuration that is read again while packets flow: what changed changes, and nobody else loses a packet.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::thread;
 use std::time::Duration;
 
-use adit_bench::lab::{Gateway, Lab, LabOptions, SOON, TAP, wait_until};
+use adit_bench::lab::{Gateway, Lab, LabOptions, SOON, TAP, binary, wait_until};
 use adit_bench::netns::{Signal, signal};
 use adit_proto::stats::Gauge;
 use anyhow::{Context, Result, ensure};
 
 use crate::{Pings, edit, reaches};
+
+const TOKEN: &str = "3f786850e387550fdab836ed7e6dc881de23001b";
 
 fn ike(gateways: usize) -> LabOptions {
     LabOptions { gateways, ike: vec![String::new()], ..LabOptions::default() }
@@ -114,26 +117,49 @@ fn in_ip_mode_selectors_and_routes_change_and_others_lose_nothing() -> Result<()
     reaches(&a.netns, c.inner())
 }
 
+/// The status of an answer of the API over TCP to who has the token; `None` where nobody answers.
+fn api_status(gateway: &Gateway, port: u16) -> Result<Option<String>> {
+    let (field, url) = (format!("Authorization: Bearer {TOKEN}"), format!("http://127.0.0.1:{port}/v1/status"));
+    let mut curl = gateway.netns.command("curl");
+    curl.args(["-sS", "-o", "/dev/null", "-w", "%{http_code}", "--max-time", "60", "-H", &field, &url]);
+    let output = curl.output()?;
+    Ok(output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned()))
+}
+
 #[test]
 fn addresses_routes_and_listeners_change_without_a_lost_packet() -> Result<()> {
     let lab = Lab::start(&LabOptions::default())?;
-    let a = lab.a();
+    let (a, token) = (lab.a(), lab.dir().join("api.token"));
+    fs::write(&token, format!("{TOKEN}\n"))?;
+    fs::set_permissions(&token, fs::Permissions::from_mode(0o600))?;
+    let api = |port: u16| format!("api: {{ listen: 127.0.0.1:{port}, token_file: {} }}\n", token.display());
+    let answers = |expected: [Option<&str>; 2]| -> Result<()> {
+        let found = [api_status(a, 9466)?, api_status(a, 9467)?];
+        ensure!(found.each_ref().map(Option::as_deref) == expected, "{found:?} instead of {expected:?}\n{}", a.log());
+        Ok(())
+    };
     let show = || Ok::<_, anyhow::Error>(a.netns.run(&format!("ip addr show dev {TAP}"))? + &a.netns.run("ip route")?);
     without_loss(&lab, || {
         edit(a, "addresses: [", "routes: [{ to: 10.98.0.0/16, via: 10.77.0.2 }], addresses: [10.99.0.1/24, ")?;
         edit(a, "127.0.0.1:9464", "127.0.0.1:9465")?;
+        edit(a, "peers:\n", &format!("{}peers:\n", api(9466)))?;
         let said = a.adit("reload")?;
         ensure!(said.contains("interface.addresses + 10.99.0.1/24") && said.contains("no tunnel is interrupted"), "{said}");
         ensure!(show()?.contains("10.99.0.1/24") && show()?.contains("10.98.0.0/16 via"), "{}", show()?);
         let page = adit_bench::lab::metrics::fetch(&a.netns, 9465, "/metrics")?;
         ensure!(page.contains("adit_"), "{page}");
         ensure!(a.metrics_page().is_err(), "the old address is still open");
+        answers([Some("200"), None])?;
         edit(a, "10.99.0.1/24, ", "")?;
         edit(a, "10.98.0.0/16", "10.97.0.0/16")?;
+        edit(a, "127.0.0.1:9466", "127.0.0.1:9467")?;
         a.adit("reload")?;
         let now = show()?;
         ensure!(!now.contains("10.99.0.1") && !now.contains("10.98.") && now.contains("10.97.0.0/16"), "{now}");
-        Ok(())
+        answers([None, Some("200")])?;
+        edit(a, &api(9467), "")?;
+        a.adit("reload")?;
+        answers([None, None])
     })
 }
 
@@ -283,10 +309,19 @@ fn signals_end_nothing_and_sighup_reloads() -> Result<()> {
     }
     thread::sleep(Duration::from_millis(200));
     ensure!(a.data_plane() == Some(plane) && control(&lab)? == pid, "a process ended:\n{}", a.log());
+    a.wait_for_log("reload: nothing has changed", SOON)?;
     edit(a, "addresses: [", "addresses: [10.99.0.1/24, ")?;
     signal(pid, Signal::Hangup)?;
     wait_until("the address is there", SOON, || Ok(a.netns.run(&format!("ip addr show dev {TAP}"))?.contains("10.99.0.1/24")))?;
-    reaches(&a.netns, lab.b().inner())
+    // Nobody sees an answer: the log says what changes, and which tunnels that touches.
+    let said = a.wait_for_log("reload: interface.addresses + 10.99.0.1/24", SOON)?;
+    ensure!(!said.contains("Tunnels"), "{said}");
+    reaches(&a.netns, lab.b().inner())?;
+    let (_, rest) = without(&fs::read_to_string(&a.config)?, "site-b")?;
+    write(a, &rest.replace("peers:\n", "peers: []\n"))?;
+    signal(pid, Signal::Hangup)?;
+    a.wait_for_log("reload: peer site-b is gone. Tunnels that begin anew or end: site-b", SOON)?;
+    wait_until("the tunnel is gone", SOON, || Ok(a.netns.run(&format!("ping -n -c1 -W1 {}", lab.b().inner())).is_err()))
 }
 
 #[test]
@@ -324,19 +359,34 @@ fn what_needs_another_data_plane_waits_until_it_is_asked_for() -> Result<()> {
 
 #[test]
 fn a_key_that_was_changed_in_its_file_begins_its_tunnel_anew() -> Result<()> {
-    let lab = Lab::start(&ike(3))?;
-    let (a, c) = (lab.a(), &lab.gateways[2]);
-    let key = lab.dir().join("site-a-site-c.psk");
-    without_loss(&lab, || {
-        fs::write(&key, "another secret that both of them have")?;
-        for gateway in [a, c] {
+    let keygen = format!("{} keygen", binary("adit")?.display());
+    for (options, kind, make, key) in [
+        (ike(3), "psk", format!("{keygen} psk"), "ike.psk_file"),
+        (LabOptions { gateways: 3, ..LabOptions::default() }, "key", keygen, "static_key_file"),
+    ] {
+        let lab = Lab::start(&options)?;
+        let (a, c) = (lab.a(), &lab.gateways[2]);
+        let [file, new] = [format!("site-a-site-c.{kind}"), format!("new.{kind}")].map(|name| lab.dir().join(name));
+        a.netns.run(&format!("{make} -o {}", new.display()))?;
+        let reload = |gateway: &Gateway| -> Result<()> {
             let said = gateway.adit("reload")?;
-            ensure!(said.contains("ike.psk_file: the file has another content"), "{said}");
-        }
-        wait_until("the tunnel is up with the new key", SOON, || Ok(reaches(&a.netns, c.inner()).is_ok()))?;
-        Ok(())
-    })?;
-    reaches(&a.netns, c.inner())
+            ensure!(said.contains(&format!("{key}: the file has another content")), "{said}");
+            Ok(())
+        };
+        without_loss(&lab, || {
+            fs::rename(&new, &file)?;
+            reload(a)?;
+            if kind == "key" {
+                // Nothing of it is taken before somebody asks, as one of IKE is after a while.
+                let cut_off = || Ok(c.netns.run(&format!("ping -n -c1 -W1 {}", a.inner())).is_err());
+                wait_until("the key of before leads nowhere", SOON, cut_off)?;
+            }
+            reload(c)?;
+            wait_until("the tunnel is up with the new key", SOON, || Ok(reaches(&a.netns, c.inner()).is_ok()))
+        })
+        .with_context(|| format!("{key}\n{}", lab.logs()))?;
+    }
+    Ok(())
 }
 
 #[test]

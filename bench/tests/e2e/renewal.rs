@@ -10,7 +10,7 @@ use adit_bench::lab::{Gateway, Lab, LabOptions, SOON, wait_until};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::Pings;
+use crate::{Pings, edit, reaches};
 
 /// Puts a file in the place of another one, as tools that renew certificates do.
 fn replace(file: &Path, content: &str) -> Result<()> {
@@ -26,15 +26,19 @@ fn trust(lab: &Lab, anchors: &[&Certificate]) -> Result<()> {
     replace(&lab.dir().join("ca.crt"), &pem.concat())
 }
 
+/// A key and its certificate, in files of this name.
+fn write(dir: &Path, name: &str, credential: &Credential) -> Result<()> {
+    replace(&dir.join(format!("{name}.pem")), &credential.key.private_pem())?;
+    replace(&dir.join(format!("{name}.crt")), credential.certificate.pem())
+}
+
 /// Two gateways that prove themselves with certificates of this authority.
 fn start(authority: &Authority) -> Result<Lab> {
     let mut lab = Lab::prepare(&LabOptions { ike: vec![String::new()], ..LabOptions::patient() })?;
     trust(&lab, &[authority.certificate()])?;
     let dir = lab.dir().to_owned();
     for gateway in &mut lab.gateways {
-        let credential = authority.issue(&Subject::dns(&gateway.name), KeyKind::Ed25519)?;
-        replace(&dir.join(format!("{}.pem", gateway.name)), &credential.key.private_pem())?;
-        replace(&dir.join(format!("{}.crt", gateway.name)), credential.certificate.pem())?;
+        write(&dir, &gateway.name, &authority.issue(&Subject::dns(&gateway.name), KeyKind::Ed25519)?)?;
         let text = fs::read_to_string(&gateway.config)?;
         let (before, after) = text.split_once("psk_file: ").context("a peer with a preshared key")?;
         let (_, after) = after.split_once(" }").context("the end of it")?;
@@ -139,4 +143,51 @@ fn a_certificate_renewed_on_disk_is_taken_without_losing_a_packet() -> Result<()
     ensure!(!a.log().contains("underlay_mtu"), "{}", a.log());
     ensure!(warnings.iter().all(|(gateway, line)| gateway.log().matches(*line).count() == 1), "said once: {}", lab.logs());
     old_files_are_back(&lab, &authority, &credential)
+}
+
+#[test]
+fn another_certificate_by_a_reload_costs_those_who_see_it_alone() -> Result<()> {
+    let authority = Authority::root("Root", KeyKind::Ed25519)?;
+    // All have static keys, but for the first and the third one, who prove themselves to each other.
+    let mut lab = Lab::prepare(&LabOptions { gateways: 3, ..LabOptions::default() })?;
+    trust(&lab, &[authority.certificate()])?;
+    let dir = lab.dir().to_owned();
+    let static_key = format!("static_key_file: {}/site-a-site-c.key", dir.display());
+    for gateway in [lab.a(), &lab.gateways[2]] {
+        let name = &gateway.name;
+        write(&dir, name, &authority.issue(&Subject::dns(name), KeyKind::Ed25519)?)?;
+        let (ca, own) = (dir.join("ca.crt"), dir.join(name));
+        edit(gateway, &static_key, &format!("ike: {{ ca_file: {} }}", ca.display()))?;
+        let own = format!("ike: {{ key_file: {0}.pem, certificate_file: {0}.crt }}\npeers:\n", own.display());
+        edit(gateway, "peers:\n", &own)?;
+    }
+    for gateway in &mut lab.gateways {
+        gateway.start_control()?;
+    }
+    lab.wait_until_up()?;
+    let (a, b, c) = (lab.a(), lab.b(), &lab.gateways[2]);
+    let shown = || -> Result<[Option<u64>; 2]> {
+        let sas = c.status()?["peers"][0]["ike"]["sas"].clone();
+        Ok([a.status()?["certificates"][0]["until"].as_u64(), sas[0]["peer_certificate_until"].as_u64()])
+    };
+    let before = shown()?;
+    ensure!(before[0].is_some() && before[0] == before[1], "{before:?}");
+    let subject = Subject { common_name: "renewed".to_owned(), ..Subject::dns(&a.name).valid(Validity::NotForLong) };
+    write(&dir, "other", &authority.issue(&subject, KeyKind::Ed25519)?)?;
+    for kind in ["pem", "crt"] {
+        edit(a, &format!("/site-a.{kind}"), &format!("/other.{kind}"))?;
+    }
+    let pings = Pings::start(&lab, a, b.inner(), Duration::from_millis(1))?;
+    let said = a.adit("reload")?;
+    for words in ["ike.key_file", "ike.certificate_file", "tunnels that began anew or ended: site-c\n"] {
+        ensure!(said.contains(words), "`{words}` is not in:\n{said}");
+    }
+    let is_seen = || {
+        let [own, seen] = shown()?;
+        Ok(own != before[0] && own == seen)
+    };
+    wait_until("the peer sees the new certificate", SOON, is_seen).with_context(|| format!("{:?}\n{}", shown(), lab.logs()))?;
+    ensure!(runs(a)?.contains("renewed"), "{}", a.adit("status")?);
+    wait_until("packets pass", SOON, || Ok(reaches(&a.netns, c.inner()).is_ok())).with_context(|| lab.logs())?;
+    pings.none_lost(&lab, 300).map(drop)
 }

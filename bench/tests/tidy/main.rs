@@ -1,6 +1,7 @@
 //! Style as a test: sizes, layers, the places of `unsafe`, the names at the top. Reads the tree, runs nothing.
 
 mod map;
+mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -192,6 +193,12 @@ fn sources() -> BTreeMap<String, String> {
     }
     assert!(found.len() > 30, "only {} Rust files found", found.len());
     found
+}
+
+/// Every page of the docs, and the README.
+fn pages() -> Vec<PathBuf> {
+    let docs = fs::read_dir(root().join("docs")).expect("docs").flatten().map(|entry| entry.path());
+    docs.chain([root().join("README.md")]).filter(|path| path.extension().is_some_and(|extension| extension == "md")).collect()
 }
 
 /// The code of a line: nothing of comments, roughly nothing of text.
@@ -405,6 +412,21 @@ fn limits_are_chosen_in_the_files_of_that_name() {
     complain(faults);
 }
 
+/// The exchanges of the engine get what they read and give what follows (docs/ARCHITECTURE.md, "IKEv2").
+#[test]
+fn exchanges_hold_no_ike_sa() {
+    let exchanges =
+        ["auth", "create_child", "first_child", "followup", "informational", "intermediate", "mobike", "rekey_ike", "sa_init"];
+    let (sources, mut faults) = (sources(), Vec::new());
+    for file in exchanges.map(|name| format!("controlplane/engine/src/ike/{name}.rs")) {
+        for (number, line) in sources.get(&file).expect("an exchange").lines().map(code).enumerate() {
+            let held = ["IkeSa", "&mut Session", "session_mut("].into_iter().filter(|held| line.contains(held));
+            faults.extend(held.map(|held| format!("{file}:{}: {held}", number + 1)));
+        }
+    }
+    complain(faults);
+}
+
 /// Both planes judge a setting: its largest value has a name, so that it stands once.
 #[test]
 fn settings_end_at_limits_that_have_a_name() {
@@ -473,11 +495,9 @@ fn the_top_of_the_tree_holds_the_agreed_names_only() {
 #[test]
 fn the_files_that_the_docs_name_are_there() {
     let sources = sources();
-    let docs = fs::read_dir(root().join("docs")).expect("docs").flatten().map(|entry| entry.path());
-    let pages = docs.chain([root().join("README.md")]).filter(|path| path.extension().is_some_and(|extension| extension == "md"));
     let in_path = |c: char| c.is_ascii_alphanumeric() || "_-/.".contains(c);
     let (mut faults, mut named) = (Vec::new(), 0);
-    for page in pages {
+    for page in pages() {
         let text = fs::read_to_string(&page).expect("UTF-8");
         for word in text.split(|c: char| !in_path(c)).filter(|word| word.ends_with(".rs") && !word.starts_with(['_', '.'])) {
             named += 1;

@@ -3,7 +3,7 @@
 //!
 //! 1. `plan` says when which relay is tried, `open` goes there step by step (`dial`, `proxy`, TLS, login), `connection` keeps what was
 //!    opened.
-//! 2. What comes goes through `state`, which knows who is where (`presence`), how far each relay is (`pulse`, `home`), and out as
+//! 2. What comes goes through `state`, which knows who is where (`presence`), how far each relay is (`liveness`, `home`), and out as
 //!    [`Event`]s.
 //! 3. [`Handle`] sends by the relay that sees the peer, the home relay first. IKE passes data; data that waits too long is dropped.
 //!
@@ -15,11 +15,11 @@ mod events;
 mod failure;
 mod home;
 mod http;
+mod liveness;
 mod open;
 mod plan;
 mod presence;
 mod proxy;
-mod pulse;
 mod state;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -93,7 +93,7 @@ struct Shared {
     out: Out,
     state: Mutex<State>,
     events: events::Sender,
-    /// Of each relay: there is something to be written, and something that changes when to look at its pulse.
+    /// Of each relay: there is something to be written, and something that changes when to ask whether it lives.
     has_work: Vec<Notify>,
     has_changed: Vec<Notify>,
     stop: Notify,

@@ -102,7 +102,7 @@ pub struct Hall {
     counters: Counters,
     events: VecDeque<Event>,
     /// Who has left the hall, and whose peers are still to be told why.
-    untold: Vec<(ConnId, LeftReason)>,
+    unreported: Vec<(ConnId, LeftReason)>,
     /// What waits for all clients, in bytes.
     control_bytes: usize,
     train_bytes: usize,
@@ -130,7 +130,7 @@ impl Hall {
             total_bytes: Share::default(),
             counters: Counters::default(),
             events: VecDeque::new(),
-            untold: Vec::new(),
+            unreported: Vec::new(),
             control_bytes: 0,
             train_bytes: 0,
             waiting: BTreeMap::new(),
@@ -166,15 +166,15 @@ impl Hall {
         *self.leaving.entry(key).or_default() += 1;
         self.counters.count_left(reason);
         self.counters.dropped_left += self.with_queue(conn, Queue::clear).unwrap_or_default();
-        self.untold.push((conn, reason));
+        self.unreported.push((conn, reason));
     }
 
     /// Tells the rooms of those who have been taken out of the hall. Who cannot be told, since it does not read, is taken out as
     /// well. All are taken out of their rooms before anybody is told: of those who go together none hears of the others.
     fn tell_who_left(&mut self, now: Instant) {
-        while !self.untold.is_empty() {
+        while !self.unreported.is_empty() {
             let mut news = Vec::new();
-            for (conn, reason) in std::mem::take(&mut self.untold) {
+            for (conn, reason) in std::mem::take(&mut self.unreported) {
                 let Some(client) = self.clients.get(&conn) else { continue };
                 let (peer, rooms) = (client.key, client.rooms.clone());
                 for room in rooms {

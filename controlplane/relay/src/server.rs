@@ -171,10 +171,7 @@ impl Server {
             tracing::warn!("pages.listen {address} is reached from elsewhere, and the token of the pages is not encrypted there");
         }
         let pages = pages.map(|address| listen("pages.listen", address)).transpose()?;
-        for listener in &listeners {
-            let (address, rooms, pin) = (listener.local_addr()?, config.access.0.len(), config.credentials.pin);
-            tracing::info!("relay at {address}: {rooms} rooms, pin {pin}");
-        }
+        let (rooms, pin) = (config.access.0.len(), config.credentials.pin);
         let lobby = Arc::new(Lobby::new(config.hall));
         let (reach, grants) = reach(&config, &lobby)?;
         let (live, fixed) = parts(config, tls);
@@ -190,7 +187,14 @@ impl Server {
             phase: watch::Sender::new(Phase::Open),
             started: Instant::now(),
         };
-        Ok(Server { shared: Arc::new(shared), listeners, pages })
+        let server = Server { shared: Arc::new(shared), listeners, pages };
+        for address in server.addresses() {
+            tracing::info!("relay at {address}: {rooms} rooms, pin {pin}");
+        }
+        if let Some(address) = server.pages_address() {
+            tracing::info!("pages without TLS at {address}");
+        }
+        Ok(server)
     }
 
     /// By what it is changed while it runs.
@@ -199,7 +203,7 @@ impl Server {
     }
 
     /// Whether it still does its work is seen by that this comes back.
-    pub fn pulse(&self) -> impl Fn() + Send + 'static {
+    pub fn liveness_check(&self) -> impl Fn() + Send + 'static {
         let shared = self.shared.clone();
         move || {
             let _ = (shared.entrance.counts(), shared.lobby.pause(), shared.reach.as_ref().map(Reach::counters));

@@ -89,7 +89,7 @@ impl Shared {
         match self.tally.may_tell(Instant::now(), from.ip()) {
             None => tracing::debug!("{from}: {why}"),
             Some(0) => tracing::info!("{from}: {why}"),
-            Some(untold) => tracing::info!("{from}: {why} (and {untold} before, of whom nothing was told)"),
+            Some(unreported) => tracing::info!("{from}: {why} (and {unreported} before, of whom nothing was said)"),
         }
     }
 }

@@ -57,9 +57,9 @@ impl Why {
     }
 }
 
-/// How often it is told in the log who was not let in: of all, and of one network, so that one does not hide the others.
-const TOLD: Rate = Rate { burst: 20, ..Rate::per_second(5) };
-const TOLD_OF_NETWORK: Rate = Rate { amount: 1, per: Duration::from_secs(10), burst: 3 };
+/// How often it is reported in the log who was not let in: of all, and of one network, so that one does not hide the others.
+const REPORTED: Rate = Rate { burst: 20, ..Rate::per_second(5) };
+const REPORTED_OF_NETWORK: Rate = Rate { amount: 1, per: Duration::from_secs(10), burst: 3 };
 
 /// The counters of the shell.
 #[derive(Debug)]
@@ -68,24 +68,24 @@ pub(crate) struct Tally {
     accepted: AtomicU64,
     logins: AtomicU64,
     held_back: AtomicU64,
-    told: Mutex<Told>,
+    reported: Mutex<Reported>,
 }
 
 /// What the log has room for.
 #[derive(Debug)]
-struct Told {
+struct Reported {
     all: Share,
     of_network: Shares,
-    /// So many were not told since the last one was.
-    untold: u64,
+    /// So many were not reported since the last one was.
+    unreported: u64,
 }
 
 impl Tally {
     pub fn new(random: &mut dyn Random) -> Tally {
         let refused = Why::all().map(|why| (why, AtomicU64::new(0))).collect();
-        let told = Told { all: Share::default(), of_network: Shares::new(random), untold: 0 };
+        let reported = Reported { all: Share::default(), of_network: Shares::new(random), unreported: 0 };
         let zero = || AtomicU64::new(0);
-        Tally { refused, accepted: zero(), logins: zero(), held_back: zero(), told: Mutex::new(told) }
+        Tally { refused, accepted: zero(), logins: zero(), held_back: zero(), reported: Mutex::new(reported) }
     }
 
     /// A client sends more than it may, and is read from no further for a while.
@@ -127,12 +127,13 @@ impl Tally {
     /// Whether the log has room for one more line about somebody from there who was not let in: strangers can make as many as they
     /// like. If it has, how many were left out since the last one.
     pub fn may_tell(&self, now: Instant, from: IpAddr) -> Option<u64> {
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        if told.of_network.take(now, Network::of(from), TOLD_OF_NETWORK).is_err() || told.all.take(now, 1, TOLD).is_err() {
-            told.untold += 1;
+        let mut reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
+        let has_room = reported.of_network.take(now, Network::of(from), REPORTED_OF_NETWORK).is_ok();
+        if !has_room || reported.all.take(now, 1, REPORTED).is_err() {
+            reported.unreported += 1;
             return None;
         }
-        Some(std::mem::take(&mut told.untold))
+        Some(std::mem::take(&mut reported.unreported))
     }
 }
 
@@ -160,16 +161,16 @@ mod tests {
         let tally = Tally::new(&mut Dice::new(1));
         let at = |ms| start() + Duration::from_millis(ms);
         let from = |network: u32| Ipv4Addr::from_bits(network << 8).into();
-        let told = (0..10_000).filter(|ms| tally.may_tell(at(*ms), from(*ms as u32)).is_some()).count();
-        assert!((1..=70).contains(&told), "{told} lines in ten seconds");
+        let reported = (0..10_000).filter(|ms| tally.may_tell(at(*ms), from(*ms as u32)).is_some()).count();
+        assert!((1..=70).contains(&reported), "{reported} lines in ten seconds");
     }
 
     #[test]
     fn one_network_hides_no_other_and_how_many_are_left_out_is_told() {
         let tally = Tally::new(&mut Dice::new(1));
         let [noisy, other] = [Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(198, 51, 100, 1)].map(IpAddr::from);
-        let told = (0..1000).filter(|_| tally.may_tell(start(), noisy).is_some()).count();
-        assert_eq!((told, tally.may_tell(start(), other)), (3, Some(997)));
+        let reported = (0..1000).filter(|_| tally.may_tell(start(), noisy).is_some()).count();
+        assert_eq!((reported, tally.may_tell(start(), other)), (3, Some(997)));
         assert_eq!(tally.may_tell(start(), other), Some(0));
     }
 }

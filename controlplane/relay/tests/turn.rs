@@ -10,9 +10,11 @@ use std::time::{Duration, Instant, SystemTime};
 
 use adit_engine::crypto::Secret;
 use adit_engine::stun::codec::{BINDING, BindingAnswer, BindingRequest, Change, Class, Key, Message, Writer, kind};
-use adit_engine::stun::server::{Name, Places, user_name};
+use adit_engine::stun::server::{Name, Places};
 use adit_engine::turn::{self, credentials};
 use adit_relay::reach::{self, Clients, Reach, Settings, Site, StartError, TurnSettings};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use coturn::{Running, tool};
@@ -230,7 +232,7 @@ async fn a_client_with_a_key_is_answered_from_all_four_sockets() {
     let at = bench.reach.udp();
     let socket = UdpSocket::bind(local(0)).expect("a socket");
     socket.set_read_timeout(Some(Duration::from_secs(2))).expect("a timeout");
-    let (name, key, own) = (user_name(&NAME), Key::new(&KEY), socket.local_addr().expect("an address"));
+    let (name, key, own) = (URL_SAFE_NO_PAD.encode(NAME), Key::new(&KEY), socket.local_addr().expect("an address"));
     for (index, (address, port)) in [(false, false), (false, true), (true, false), (true, true)].into_iter().enumerate() {
         let change = Change { address, port };
         let request = BindingRequest {

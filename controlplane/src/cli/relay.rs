@@ -24,7 +24,7 @@ use crate::{log, private};
 /// Descriptors beside those of connections: listeners, files, what the runtime has.
 const DESCRIPTORS_BESIDE: u64 = 64;
 /// How often the manager of services is told that the relay lives: three times in what the unit allows.
-const PULSE: Duration = Duration::from_secs(10);
+const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Which of it.
 #[derive(Debug, Args)]
@@ -127,7 +127,7 @@ fn serve(file: &Path) -> anyhow::Result<()> {
         let mut hangups = signal(SignalKind::hangup()).context("listening for SIGHUP")?;
         let (end, at_once) = adit_relay::drain::asked_to_end().context("listening for SIGTERM")?;
         let server = Server::bind(config).await?;
-        let (reloader, pulse) = (server.reloader(), server.pulse());
+        let (reloader, check_liveness) = (server.reloader(), server.liveness_check());
         manager.ready();
         let manager = &manager;
         let end = async {
@@ -139,8 +139,8 @@ fn serve(file: &Path) -> anyhow::Result<()> {
             loop {
                 tokio::select! {
                     _ = hangups.recv() => reload(file, &reloader, manager),
-                    () = tokio::time::sleep(PULSE) => {
-                        pulse();
+                    () = tokio::time::sleep(CHECK_INTERVAL) => {
+                        check_liveness();
                         manager.alive();
                     }
                 }

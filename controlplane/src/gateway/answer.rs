@@ -4,7 +4,7 @@ use adit_proto::control::PeerId;
 
 use super::{Gateway, Plane};
 use crate::ike::report;
-use crate::request::{PeerCommand, Request, RequestError, What, place_named};
+use crate::request::{PeerCommand, Request, RequestError, What};
 use crate::schema::{Explanation, Stopping};
 use crate::view::drops::likely_causes;
 
@@ -62,7 +62,7 @@ impl Gateway {
 
     /// What is to be said of a peer, whoever makes its keys.
     fn explain(&self, name: &str) -> Result<Explanation, RequestError> {
-        let place = place_named(&self.desired.config, name)?;
+        let place = self.desired.place_named(name)?;
         self.publish_ike();
         let peer = self.view.peer(&self.desired, place).ok_or(RequestError::NotReady)?.peer;
         let explanation = if self.desired.config.peers[place].ike().is_some() {
@@ -91,7 +91,7 @@ impl Gateway {
     }
 
     fn peer_of_ike(&self, name: &str) -> Result<PeerId, RequestError> {
-        let place = place_named(&self.desired.config, name)?;
+        let place = self.desired.place_named(name)?;
         if self.desired.config.peers[place].ike().is_none() {
             return Err(RequestError::StaticKey(name.to_owned()));
         }

@@ -56,7 +56,8 @@ impl Absence {
         self.gone.get_or_insert((now, again_at));
     }
 
-    /// It was looked for, about a second after the last time. A data plane that ends lets go of it a moment before its end is noticed.
+    /// It was looked for, about a second after the last time or when there was news of it. A data plane that ends lets go of it a
+    /// moment before its end is noticed.
     fn looked(&mut self, is_there: bool) {
         if std::mem::replace(&mut self.suspected, !is_there) && !is_there {
             self.notice();

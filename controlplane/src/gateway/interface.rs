@@ -160,13 +160,13 @@ impl Upkeep {
         }
     }
 
-    /// Looks at the interface and puts right what others have changed.
-    pub(super) async fn tend(&mut self, should: &Should<'_>) {
+    /// Looks at the interface and puts right what others have changed. False when it is not there under its name, as far as anybody
+    /// can say.
+    pub(super) async fn tend(&mut self, should: &Should<'_>) -> bool {
         self.look.done();
-        // It is gone with the data plane, which has a watch of its own.
         let waited = self.waits_for_bridge;
         let follows = std::mem::take(&mut self.paths_changed);
-        let Ok(outcome) = self.bring(should).await else { return };
+        let Ok(outcome) = self.bring(should).await else { return false };
         let name = &should.config.interface.name;
         // A bridge that was waited for and came is no fault.
         let expected = |step: &Step| waited && matches!(step, Step::Join(..)) || follows && matches!(step, Step::SetRoute(..));
@@ -180,6 +180,7 @@ impl Upkeep {
             }
         }
         self.complain(name, &outcome);
+        true
     }
 
     /// Does everything that can be done.

@@ -204,13 +204,17 @@ impl Gateway {
         Ok(None)
     }
 
-    async fn tend_interface(&mut self, plane: &Plane) {
+    async fn tend_interface(&mut self, plane: &mut Plane) {
         if plane.absence.due().is_some() {
             // What has its name now is somebody else's.
             return self.upkeep.postpone();
         }
         let (upkeep, should) = self.interface();
-        upkeep.tend(&should).await;
+        if !upkeep.tend(&should).await && self.interface_index().is_some() {
+            // It has gone with the data plane, which has a watch of its own, or somebody has given it another name. Of that the
+            // data plane knows nothing, so it is looked for now and then, and this look is one of two.
+            self.look_for_interface(plane).await;
+        }
     }
 
     /// Whether a datagram of IKE found the ring full.

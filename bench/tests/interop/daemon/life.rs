@@ -98,7 +98,7 @@ fn ip_fragments(release: Release, adit_begins: bool) -> Result<Seen> {
 }
 
 /// One end probes (dead peer detection) and the other answers.
-fn signs_of_life(release: Release, adit_asks: bool) -> Result<Seen> {
+fn dpd_probes(release: Release, adit_asks: bool) -> Result<Seen> {
     let more = format!("role: initiator, dpd_s: {}", if adit_asks { 1 } else { 0 });
     let pair = Pair::new(release, Proof::Psk, &more, |swan| {
         swan.connections[0].dpd_delay = (!adit_asks).then_some(Duration::from_secs(1));
@@ -263,8 +263,8 @@ pub fn section(release: Release, name: &str) -> Section {
         Case::new(["long certificate chains, strongSwan begins"], move || fragments(release, false)),
         Case::new(["the same without RFC 7383, Adit begins"], move || ip_fragments(release, true)),
         Case::new(["the same without RFC 7383, strongSwan begins"], move || ip_fragments(release, false)),
-        Case::new(["DPD: Adit asks"], move || signs_of_life(release, true)),
-        Case::new(["DPD: strongSwan asks"], move || signs_of_life(release, false)),
+        Case::new(["DPD: Adit asks"], move || dpd_probes(release, true)),
+        Case::new(["DPD: strongSwan asks"], move || dpd_probes(release, false)),
         Case::new(["DPD: strongSwan is frozen"], move || frozen(release, false)),
         Case::new(["DPD: Adit's control plane is frozen"], move || frozen(release, true)),
         Case::new(["deletes by strongSwan"], move || deleted_by_swan(release)),

@@ -1,12 +1,15 @@
 //! Three networks on each side, and at strongSwan a Child SA for each pair of them: the usual way of other products. All three work,
 //! whoever begins, and each is rekeyed for itself.
 
+use std::collections::BTreeMap;
+
 use adit_bench::lab::interop::Release::{self, Swan5, Swan6};
 use adit_bench::lab::interop::config::Child;
 use adit_bench::lab::interop::sites::{CONNECTION, Proof, Site, Sites, pair};
 use adit_bench::lab::{SOON, wait_until};
 use adit_bench::netns::Netns;
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 
 use super::adit::{Adit, Place};
 use super::matrix::role;
@@ -66,6 +69,14 @@ fn children(pair: &Pair) -> Result<(Vec<String>, usize)> {
     Ok((spis, peer["missing"].as_array().map_or(0, Vec::len)))
 }
 
+/// The inbound SPIs of the Child SAs in use, by the network that each leads to.
+fn by_network(pair: &Pair) -> Result<BTreeMap<String, String>> {
+    let peer = pair.peer()?;
+    let children = peer["children"].as_array().context("no children")?.iter().filter(|child| child["going"] == false);
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    Ok(children.map(|child| (text(&child["remote"][0]), text(&child["inbound_spi"]))).collect())
+}
+
 fn three_work(release: Release, adit_begins: bool) -> Result<()> {
     let pair = start(release, adit_begins)?;
     if adit_begins {
@@ -86,9 +97,16 @@ fn three_work(release: Release, adit_begins: bool) -> Result<()> {
     wait_until("all three networks work", SOON, || all_reach(&pair)).with_context(|| pair.said())?;
     let before = children(&pair)?.0;
     for n in NETWORKS {
+        let (rekeyed, before) = (network(Site::B, n), by_network(&pair)?);
         pair.swan.rekey_child(CONNECTION, &child(n)).with_context(|| pair.said())?;
+        let one_alone = || {
+            let now = by_network(&pair)?;
+            Ok(now.len() == 3 && now.iter().all(|(to, spi)| (before.get(to) == Some(spi)) == (*to != rekeyed)))
+        };
+        wait_until("strongSwan has rekeyed one, and the others are as they were", SOON, one_alone)
+            .with_context(|| format!("{n}: {before:?}\n{}", pair.said()))?;
     }
-    wait_until("strongSwan has rekeyed each", SOON, || all_are_others(&before)).with_context(|| pair.said())?;
+    ensure!(all_are_others(&before)?, "{before:?}\n{}", pair.said());
     wait_until("all three networks work", SOON, || all_reach(&pair)).with_context(|| pair.said())
 }
 

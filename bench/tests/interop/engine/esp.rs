@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use adit_engine::ike::{ChildKeys, Event, Usage};
 use adit_engine::path::{Hop, PathEvent, PathId};
 use adit_proto::control::{PeerId, Spi};
-use adit_proto::esp::{CIPHERTEXT_AT, Header};
+use adit_proto::esp::{CIPHERTEXT_AT, Header, NEXT_HEADER_IPV4, NEXT_HEADER_NONE};
 use adit_proto::ike::AddressRange;
 use adit_proto::suite::{SALT_LEN, Suite, TAG_LEN};
 use anyhow::{Context, Result, ensure};
@@ -16,7 +16,6 @@ use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafe
 
 use super::traffic;
 
-const NEXT_HEADER_IPV4: u8 = 4;
 const IPV4_HEADER_LEN: usize = 20;
 const ICMP: u8 = 1;
 const UDP: u8 = 17;
@@ -169,14 +168,25 @@ impl DataPlane {
         self.seal(inner)
     }
 
-    fn seal(&mut self, mut inner: Vec<u8>) -> Result<(SocketAddr, Vec<u8>)> {
+    fn seal(&mut self, inner: Vec<u8>) -> Result<(SocketAddr, Vec<u8>)> {
         let destination = [16, 17, 18, 19].map(|at| inner[at]).into();
-        let carries = |sa: &&mut Outbound| sa.keys.selectors.remote.iter().any(|one| contains(&one.addresses, destination));
-        let sa = self.outbound.iter_mut().rev().find(carries).context("nothing to send with")?;
+        let carries = |sa: &Outbound| sa.keys.selectors.remote.iter().any(|one| contains(&one.addresses, destination));
+        let place = self.outbound.iter().rposition(carries).context("nothing to send with")?;
+        self.seal_with(place, inner, NEXT_HEADER_IPV4)
+    }
+
+    /// A dummy packet (RFC 4303 §2.6) with something in it, for the peer of the newest SA.
+    pub fn dummy(&mut self, inside: &[u8]) -> Result<(SocketAddr, Vec<u8>)> {
+        let newest = self.outbound.len().checked_sub(1).context("nothing to send with")?;
+        self.seal_with(newest, inside.to_vec(), NEXT_HEADER_NONE)
+    }
+
+    fn seal_with(&mut self, place: usize, mut inner: Vec<u8>, next_header: u8) -> Result<(SocketAddr, Vec<u8>)> {
+        let sa = &mut self.outbound[place];
         sa.sequence += 1;
         let padding = (4 - (inner.len() + 2) % 4) % 4;
         inner.extend((1..=padding).map(|byte| byte as u8));
-        inner.extend([padding as u8, NEXT_HEADER_IPV4]);
+        inner.extend([padding as u8, next_header]);
         let mut packet = [0; CIPHERTEXT_AT];
         let header = Header::for_seq(sa.keys.spi, sa.sequence);
         header.write(&mut packet);

@@ -93,6 +93,15 @@ impl Gateway {
         result
     }
 
+    /// Sends a dummy packet of ESP with this in it.
+    pub fn send_dummy(&self, inside: &[u8]) -> Result<()> {
+        let mut view = self.inside.lock();
+        let (remote, packet) = view.data.dummy(inside)?;
+        let (hop, _) = view.data.paths.get(&PEER).context("a path")?;
+        self.inside.send(hop.udp().context("a way of UDP")?.local, remote, &packet);
+        Ok(())
+    }
+
     pub fn with<R>(&self, look: impl FnOnce(&mut View) -> R) -> R {
         look(&mut self.inside.lock())
     }

@@ -136,6 +136,35 @@ fn an_echo_from_there_is_a_proof_and_one_from_elsewhere_is_none() {
     assert_eq!(world.used(), both(B));
 }
 
+/// Who could guess an id would prove any address.
+#[test]
+fn the_id_of_each_echo_is_a_number_of_the_random_source() {
+    let mut world = World::new(terms(true, false, Follow::Both));
+    world.paths.handle_path_seen(world.now, PEER, came(B), 1000);
+    let proof = world.paths.find(PEER, hop(B)).unwrap();
+    let (mut last, mut given, mut ids) = (1_u64, BTreeSet::new(), BTreeMap::<PathId, Vec<u64>>::new());
+    for _ in 0..100 {
+        let at = world.paths.poll_timeout().expect("sizes are looked for again and again");
+        world.now = world.now.max(at);
+        // All 64 bits, and none that follow from those before in an easy way.
+        let mut random = |out: &mut [u8]| {
+            last = last.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            given.insert(last);
+            out.copy_from_slice(&last.to_be_bytes()[8 - out.len()..]);
+        };
+        world.paths.handle_timeout(world.now, &mut random);
+        while let Some(event) = world.paths.poll_event() {
+            if let PathEvent::Echo { path, id, .. } = event {
+                ids.entry(path).or_default().push(id);
+            }
+        }
+    }
+    let (proofs, sizes) = (ids.remove(&proof).unwrap_or_default(), ids.into_values().flatten().collect::<Vec<_>>());
+    assert!(proofs.len() > 1 && sizes.len() > 10, "{} proofs and {} sizes", proofs.len(), sizes.len());
+    // Each has one for itself.
+    assert!(proofs.iter().chain(&sizes).all(|id| given.remove(id)), "{proofs:x?} {sizes:x?}");
+}
+
 #[test]
 fn under_mobike_a_packet_of_esp_moves_esp_alone() {
     let mut world = World::new(terms(false, true, Follow::Esp));

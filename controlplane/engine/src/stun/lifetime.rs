@@ -79,7 +79,7 @@ pub struct Lifetime {
     /// The longest rest that a mapping has lived through, of both ladders.
     lived: Duration,
     found: Option<Found>,
-    told: bool,
+    reported: bool,
 }
 
 impl Lifetime {
@@ -87,7 +87,7 @@ impl Lifetime {
     pub fn new(now: Instant, server: SocketAddr, random: Box<dyn Random + Send>) -> Lifetime {
         let rests = RESTS.into_iter().map(Duration::from_secs);
         let rungs = rests.enumerate().map(|(place, rest)| Rung::new(now, place + 1, rest)).collect();
-        Lifetime { random, server, rungs, is_finer: false, lived: Duration::ZERO, found: None, told: false }
+        Lifetime { random, server, rungs, is_finer: false, lived: Duration::ZERO, found: None, reported: false }
     }
 
     /// A datagram that came to a socket.
@@ -121,7 +121,7 @@ impl Lifetime {
 
     /// What was found out, once.
     pub fn poll_event(&mut self) -> Option<Found> {
-        self.found.filter(|_| !std::mem::replace(&mut self.told, true))
+        self.found.filter(|_| !std::mem::replace(&mut self.reported, true))
     }
 
     /// When to call [`Lifetime::handle_timeout`] and look for something to send; `None` once all is over.

@@ -44,7 +44,7 @@ pub struct Answer {
     pub registers: Option<Name>,
 }
 
-/// The name of a client, which anybody may read on its way.
+/// The name of a client, which anybody may read on its way: the USERNAME of its questions, in base64 for addresses without padding.
 pub type Name = [u8; 8];
 
 /// The key of the client with this name, if there is one.
@@ -97,11 +97,6 @@ pub struct Server {
     nonces: Nonces,
     key: u64,
     counters: Counters,
-}
-
-/// The USERNAME under which a client asks.
-pub fn user_name(name: &Name) -> String {
-    URL_SAFE_NO_PAD.encode(name)
 }
 
 /// Who asks, as far as we know.

@@ -1,12 +1,12 @@
 //! Several Child SAs in one IKE SA: a peer that grants one pair of networks at a time, or makes one Child SA for each.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
 use adit_engine::ike::selectors::{SelectorPair, pair_of, sides_of};
-use adit_engine::ike::{Cause, ChildConfig, Event, Missing, Narrowed, PeerConfig, Wish};
-use adit_proto::control::{ChildId, Selector};
+use adit_engine::ike::{Cause, ChildConfig, Event, Lifetime, Missing, Narrowed, PeerConfig, Usage, Wish};
+use adit_proto::control::{ChildId, Selector, Spi};
 use adit_proto::ike::{AddressRange, ExchangeType, IpSelector, NotifyType, PortRange};
 use adit_sim::*;
 
@@ -81,6 +81,29 @@ fn three_subnets_work_whoever_begins_and_each_is_rekeyed() {
         world.act(A, |endpoint, now| endpoint.rekey_ike(now, PEER)).expect("it is connected");
         world.run_for(Duration::from_secs(10));
         assert_eq!(networks(&world), before, "another IKE SA inherits them");
+    }
+}
+
+#[test]
+fn one_child_sa_is_rekeyed_alone_at_its_limit() {
+    for node in [A, B] {
+        let mut world = sites(8, A);
+        world.connect_pair();
+        wait_for(&mut world, 3);
+        let spis = |world: &World| -> BTreeMap<ChildId, [Spi; 2]> {
+            let live = world.ike(A).children.into_iter().filter(|child| !child.is_going);
+            live.map(|child| (child.id, [child.inbound, child.outbound])).collect()
+        };
+        let (before, old, due) = (networks(&world), spis(&world), world.ike(node).children[1].inbound);
+        let usage = Usage { inbound_packets: Lifetime::CHILD.rekey_packets, ..Usage::default() };
+        world.act(node, |endpoint, now| endpoint.handle_usage(now, &BTreeMap::from([(due, usage)])));
+        world.run_for(Duration::from_secs(30));
+        wait_for(&mut world, 3);
+        assert_eq!(networks(&world), before);
+        let new = spis(&world);
+        let rekeyed: Vec<&[Spi; 2]> = old.iter().filter(|(id, spis)| new.get(*id) != Some(*spis)).map(|(_, spis)| spis).collect();
+        assert!(matches!(rekeyed[..], [spis] if spis.contains(&due)), "{due:?} of {node}: {old:?}, then {new:?}");
+        world.check_traffic();
     }
 }
 

@@ -148,6 +148,7 @@ mod tests {
     use std::net::SocketAddr;
     use std::time::Duration;
 
+    use adit_proto::echo::{self, Answer, Echo};
     use tokio::sync::mpsc;
 
     use super::super::{Listener, open};
@@ -233,6 +234,15 @@ mod tests {
             let after = session.stats();
             let counted = (after.received_packets - before.received_packets, after.dropped_selectors - before.dropped_selectors);
             assert_eq!(counted, (passes.into(), (!passes).into()), "{packet:x?}");
+        }
+        // A dummy packet is none, whatever is in it: a sealed echo, which this library does not know, as well.
+        let before = session.stats();
+        let mut request = [0; 100];
+        assert!(Echo { kind: echo::Kind::Request, answer: Answer::AsItCame, size: 1280, id: 7, stamp: 0 }.encode(&mut request));
+        for inside in [&request[..], &[], &ipv4(17, theirs, ours, &to_port(208))[..], &ipv4(17, theirs, ours, &to_port(209))[..]]
+        {
+            deliver(one, (NEXT_HEADER_NONE, inside));
+            assert_eq!(session.stats(), before, "{inside:x?}");
         }
         // Another version than ESP has said.
         deliver(one, (41, &ipv4(17, theirs, ours, &to_port(208))));

@@ -1,5 +1,5 @@
-//! One registration from its welcome to its end: what comes is read, what waits is written, and its pulse is felt, each at its own pace. A
-//! socket that takes nothing holds up neither the reading nor the moment at which it is given up.
+//! One registration from its welcome to its end: what comes is read, what waits is written, and pings show whether it lives, each at its
+//! own pace. A socket that takes nothing holds up neither the reading nor the moment at which it is given up.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -13,10 +13,10 @@ use hyper::body::Bytes;
 use super::events::{Event, Introduction, TurnGrant, TurnPassword, Undelivered};
 use super::failure::{Cause, Failure};
 use super::home::{Home, RoundTrips};
+use super::liveness::Liveness;
 use super::open::Welcome;
 use super::plan::{Attempt, Phase, Plan};
 use super::presence::{Presence, Seen, reached_by};
-use super::pulse::Pulse;
 use crate::queue::{Bounds, Dropped, Popped, Queue, Source};
 use crate::quotas::Network;
 
@@ -112,7 +112,7 @@ pub struct RelayStatus {
 struct Session {
     place: String,
     welcome: Welcome,
-    pulse: Pulse,
+    liveness: Liveness,
     queue: Queue,
     /// The relay is about to stop: when it is left.
     leave_at: Option<Instant>,
@@ -182,7 +182,7 @@ impl State {
         let session = Session {
             place,
             welcome: welcome.clone(),
-            pulse: Pulse::new(now),
+            liveness: Liveness::new(now),
             queue: Queue::new(Bounds::default()),
             leave_at: None,
         };
@@ -221,7 +221,7 @@ impl State {
     ) -> Result<Option<(PeerKey, Train<'a>)>, Cause> {
         let relay = &mut self.relays[index];
         let Some(session) = &mut relay.session else { return Ok(None) };
-        session.pulse.handle_received();
+        session.liveness.handle_received();
         let record =
             FromRelay::decode(bytes).map_err(|error| Cause::Misbehaved(Shown::of(format_args!("what is no record: {error}"))))?;
         match record {
@@ -229,7 +229,7 @@ impl State {
             Some(FromRelay::Welcome { .. }) => relay.counters.unexpected += 1,
             Some(FromRelay::Deliver { from, train }) => return Ok(Some((from, train))),
             Some(FromRelay::Replaced { wait_s }) => return Err(Cause::Replaced(Duration::from_secs(wait_s.into()))),
-            Some(FromRelay::Pong { id }) => match session.pulse.handle_pong(now, id) {
+            Some(FromRelay::Pong { id }) => match session.liveness.handle_pong(now, id) {
                 Some(rtt) => {
                     relay.trips.push(now, rtt);
                     self.choose_home(now);
@@ -307,7 +307,7 @@ impl State {
         let relay = &mut self.relays[index];
         if let Some(session) = &mut relay.session {
             relay.counters.unsent += session.queue.push_train(now, train.kind, line_of(to), record);
-            session.pulse.handle_sent();
+            session.liveness.handle_sent();
         }
         Ok(index)
     }
@@ -348,13 +348,13 @@ impl State {
     /// What is due at a connection: a ping that goes into its queue, or why it ends.
     pub(super) fn handle_timeout(&mut self, now: Instant, relay: usize) -> Result<(), Cause> {
         let Some(session) = &mut self.relays[relay].session else { return Ok(()) };
-        if session.pulse.is_lost(now) {
+        if session.liveness.is_lost(now) {
             return Err(Cause::Silent);
         }
         if session.leave_at.is_some_and(|leave_at| leave_at <= now) {
             return Err(Cause::Stopping);
         }
-        if let Some(id) = session.pulse.poll_ping(now)
+        if let Some(id) = session.liveness.poll_ping(now)
             && let Ok(record) = (ToRelay::Ping { id }).encode()
         {
             // Without room for it, the silence that follows ends the connection.
@@ -366,7 +366,7 @@ impl State {
     /// When something is due at a connection.
     pub(super) fn poll_timeout(&self, now: Instant, relay: usize) -> Option<Instant> {
         let session = self.relays[relay].session.as_ref()?;
-        Some(session.leave_at.into_iter().fold(session.pulse.poll_timeout(now), Instant::min))
+        Some(session.leave_at.into_iter().fold(session.liveness.poll_timeout(now), Instant::min))
     }
 
     /// The relay by which a peer is reached.
@@ -377,7 +377,7 @@ impl State {
         };
         let mut registered: Vec<usize> = (0..self.relays.len()).filter(|index| self.relays[*index].session.is_some()).collect();
         registered.sort_by_key(place);
-        let is_late = |index: usize| self.relays[index].session.as_ref().is_some_and(|session| session.pulse.is_suspect(now));
+        let is_late = |index: usize| self.relays[index].session.as_ref().is_some_and(|session| session.liveness.is_suspect(now));
         let order: Vec<(usize, bool)> = registered.into_iter().map(|index| (index, is_late(index))).collect();
         reached_by(&self.presence.relays_of(peer), &order)
     }
@@ -389,7 +389,7 @@ impl State {
     fn status_of(&self, now: Instant, index: usize) -> RelayStatus {
         let relay = &self.relays[index];
         let session = relay.session.as_ref();
-        let is_late = session.is_some_and(|session| session.pulse.is_suspect(now));
+        let is_late = session.is_some_and(|session| session.liveness.is_suspect(now));
         RelayStatus {
             at: relay.at.clone(),
             standing: match self.plan.phase(index) {
@@ -409,7 +409,7 @@ impl State {
             place: session.map(|session| session.place.clone()),
             welcome: session.map(|session| session.welcome.clone()),
             peers: self.presence.sightings_of(index),
-            rtt: session.and_then(|session| session.pulse.rtt()),
+            rtt: session.and_then(|session| session.liveness.rtt()),
             median: relay.trips.median(now),
             last_failure: relay.last_failure.as_ref().map(|(at, failure)| (now.saturating_duration_since(*at), failure.clone())),
             counters: relay.counters,

@@ -65,8 +65,8 @@ impl Hall {
         for room in rooms {
             let Some(entry) = self.rooms.get(room) else { continue };
             if entry.peers.len() >= self.settings.peers_of_room && !entry.peers.contains_key(key) {
-                let rival = if pass.listed.contains(room) { None } else { Some(network) };
-                displaced.push(self.displaceable(room, rival).ok_or(NotLetIn::Full)?);
+                let guest_of = if pass.listed.contains(room) { None } else { Some(network) };
+                displaced.push(self.displaceable(room, guest_of).ok_or(NotLetIn::Full)?);
             }
         }
         displaced.sort_unstable();
@@ -76,7 +76,7 @@ impl Hall {
 
     /// The guest of a full room who makes room for another guest, of this network, or for one whom the room lists. Of the network
     /// that has most guests it is the one that came last.
-    fn displaceable(&self, room: &RoomName, rival: Option<Network>) -> Option<ConnId> {
+    fn displaceable(&self, room: &RoomName, guest_of: Option<Network>) -> Option<ConnId> {
         let mut guests: BTreeMap<Network, (usize, ConnId)> = BTreeMap::new();
         for conn in self.rooms.get(room)?.peers.values() {
             let Some(client) = self.clients.get(conn).filter(|client| !client.pass.listed.contains(room)) else { continue };
@@ -84,7 +84,7 @@ impl Hall {
             *count += 1;
             *last = (*last).max(*conn);
         }
-        let own = rival.map(|rival| guests.get(&rival).map_or(0, |(count, _)| *count));
+        let own = guest_of.map(|network| guests.get(&network).map_or(0, |(count, _)| *count));
         let (most, last) = guests.into_values().max()?;
         // With one more, the newcomer's network must not have more than the one that gives its place away has then.
         own.is_none_or(|own| own + 2 <= most).then_some(last)

@@ -66,7 +66,7 @@ pub(super) struct Client {
     /// It is not in the hall any more; what waits for it is sent, then it is closed.
     pub closing: Option<Closing>,
     pub counts: ClientCounts,
-    told: Told,
+    reported: Reported,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -79,7 +79,7 @@ pub(super) struct Closing {
 
 /// What it was told lately.
 #[derive(Debug, Default)]
-struct Told {
+struct Reported {
     /// Until when it is not told of a refusal again, by the number of the quota.
     refused: [Option<Instant>; 8],
     absent: Option<(PeerKey, Instant)>,
@@ -104,7 +104,7 @@ impl Client {
             waits: false,
             closing: None,
             counts: ClientCounts::default(),
-            told: Told::default(),
+            reported: Reported::default(),
         }
     }
 
@@ -126,7 +126,7 @@ impl Client {
 
     /// Whether it is to be told of a refusal that holds for so long.
     pub fn tell_refused(&mut self, now: Instant, what: Quota, wait: Duration) -> bool {
-        let told = &mut self.told.refused[usize::from(what.0) % 8];
+        let told = &mut self.reported.refused[usize::from(what.0) % 8];
         let is_due = told.is_none_or(|until| now >= until);
         if is_due {
             *told = Some(now + wait.max(REST));
@@ -137,9 +137,9 @@ impl Client {
     /// Whether it is to be told that this peer is absent, to whom it has sent something.
     pub fn tell_absent(&mut self, now: Instant, peer: PeerKey) -> bool {
         let known = |(told, at): (PeerKey, Instant)| told == peer && now.saturating_duration_since(at) < REST;
-        let is_due = !self.told.absent.is_some_and(known);
+        let is_due = !self.reported.absent.is_some_and(known);
         if is_due {
-            self.told.absent = Some((peer, now));
+            self.reported.absent = Some((peer, now));
         }
         is_due
     }

@@ -61,7 +61,7 @@ impl Hall {
                 }
             };
             // All others have to be told of each: not of thousands in one go, in which everybody waits.
-            if self.untold.len() >= GIVEN_UP_AT_ONCE {
+            if self.unreported.len() >= GIVEN_UP_AT_ONCE {
                 pause = SOON;
                 break;
             }

@@ -6,12 +6,13 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use adit_engine::stun::codec::{BindingRequest, Class, Integrity, Key, Message, Transaction, Writer, kind};
-use adit_engine::stun::server::{Name, user_name};
 use adit_engine::turn::{credentials::long_term_key, method};
 use adit_proto::relay::{FromRelay, STUN_NAME_LEN, ToRelay, Transport};
 use adit_relay::client::{self, Event, ProxyChoice, TurnGrant};
 use adit_relay::key::ClientKey;
 use adit_relay::tls::Trust;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::client::{Client, page, room};
 use crate::coturn::{Running, tool};
@@ -214,9 +215,8 @@ async fn peers_learn_where_a_client_is_that_asks_by_stun() {
     let FromRelay::Welcome { stun_key, .. } = welcome.record() else { unreachable!() };
     let stun = client.hear_of("where STUN is", |record| matches!(record, FromRelay::Stun { .. })).await;
     let FromRelay::Stun { servers } = stun.record() else { unreachable!() };
-    let (mut name, (shown, secret)) = (Name::default(), stun_key.split_at(STUN_NAME_LEN));
-    name.copy_from_slice(shown);
-    let (name, key) = (user_name(&name), Key::new(secret));
+    let (name, secret) = stun_key.split_at(STUN_NAME_LEN);
+    let (name, key) = (URL_SAFE_NO_PAD.encode(name), Key::new(secret));
     let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.expect("a socket");
     let mut nonce = String::new();
     until("the relay knows where it is", async || {

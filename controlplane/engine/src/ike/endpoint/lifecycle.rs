@@ -37,7 +37,7 @@ impl Endpoint {
         peer.remotes.succeeded();
         let current = peer.current.filter(|other| *other != id);
         let attempt = peer.attempt;
-        let other = self.rival_of(peer_id, id).or(current);
+        let other = self.collided_with(peer_id, id).or(current);
         self.shared.count(Some(peer_id), |counters| counters.handshakes += 1);
         match other {
             Some(other) => self.settle(now, peer_id, id, other, initial_contact && role == Role::Responder),
@@ -60,13 +60,13 @@ impl Endpoint {
     }
 
     /// An IKE SA that the other end has begun while this one was made, and that waits for a message of the peer.
-    fn rival_of(&self, peer: PeerId, id: SaId) -> Option<SaId> {
+    fn collided_with(&self, peer: PeerId, id: SaId) -> Option<SaId> {
         let (new, peer) = (self.sas.get(&id)?, self.shared.peers.get(&peer)?);
-        let is_rival = |other: &&SaId| {
+        let has_collided = |other: &&SaId| {
             let Some(sa) = self.sas.get(other).filter(|sa| sa.facts.role != new.facts.role) else { return false };
             sa.session().is_some_and(|one| one.succession.holds() && one.lifetimes.established() >= new.created)
         };
-        peer.sas.iter().rev().find(is_rival).copied()
+        peer.sas.iter().rev().find(has_collided).copied()
     }
 
     /// Two IKE SAs of one peer: one stays.

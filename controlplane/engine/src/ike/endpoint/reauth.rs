@@ -9,7 +9,7 @@ use adit_proto::ike::Delete;
 use super::super::cause::Cause;
 use super::super::config::Now;
 use super::super::connection::ConnectionState;
-use super::super::context::{Ctx, Then};
+use super::super::context::{Ctx, Peer, Then};
 use super::super::event::Event;
 use super::super::facts::SaId;
 use super::super::succession::Beside;
@@ -24,24 +24,19 @@ impl Endpoint {
     /// The peer is not connected.
     pub fn reauthenticate(&mut self, now: Now, id: PeerId) -> Result<(), CommandError> {
         let peer = self.shared.peers.get(&id).ok_or(CommandError::NoSuchPeer)?;
-        let current = peer.current.ok_or(CommandError::NotConnected)?;
-        self.begin_beside(now, id, current);
+        peer.current.ok_or(CommandError::NotConnected)?;
+        if peer.attempt.is_none() {
+            self.begin(now, id);
+        }
         Ok(())
     }
 
     /// The time of an IKE SA is almost over. Where we cannot reach the peer, it has to come to us.
     pub(super) fn on_reauthenticate(&mut self, now: Now, id: SaId) {
         let Some(peer_id) = self.sas.get(&id).and_then(|sa| sa.facts.peer) else { return };
-        let reachable = |peer: &super::super::context::Peer| peer.begins_by_itself() || peer.connection.wanted;
-        if self.shared.peers.get(&peer_id).is_some_and(reachable) {
-            self.begin_beside(now, peer_id, id);
-        }
-    }
-
-    fn begin_beside(&mut self, now: Now, peer: PeerId, current: SaId) {
-        let free = |peer: &super::super::context::Peer| peer.current == Some(current) && peer.attempt.is_none();
-        if self.shared.peers.get(&peer).is_some_and(free) {
-            self.begin(now, peer);
+        let ours = |peer: &Peer| peer.current == Some(id) && (peer.begins_by_itself() || peer.connection.wanted);
+        if self.shared.peers.get(&peer_id).is_some_and(ours) {
+            drop(self.reauthenticate(now, peer_id));
         }
     }
 

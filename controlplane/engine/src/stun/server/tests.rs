@@ -25,6 +25,10 @@ fn server(open: bool, two_addresses: bool) -> Server {
     Server::new(Config { places, open }, instant(), &mut |out: &mut [u8]| out.fill(3))
 }
 
+fn user_name(name: &Name) -> String {
+    URL_SAFE_NO_PAD.encode(name)
+}
+
 fn key_of(name: &Name) -> Option<Key> {
     (*name == NAME).then(|| Key::new(&KEY))
 }

@@ -154,7 +154,7 @@ impl House {
             *waiting.entry(Network::of(client.observed.ip())).or_default() += client.queue.train_bytes();
         }
         assert_eq!(hall.waiting, waiting);
-        assert!(hall.untold.is_empty(), "somebody was not told");
+        assert!(hall.unreported.is_empty(), "somebody was not told");
         let in_hall = hall.clients.iter().filter(|(_, client)| client.closing.is_none());
         assert!(in_hall.clone().all(|(conn, client)| hall.holders.get(&client.key) == Some(conn)));
         assert_eq!(in_hall.clone().count(), hall.holders.len());

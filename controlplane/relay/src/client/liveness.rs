@@ -1,5 +1,5 @@
-//! The pulse of one connection to a relay: when to ask whether it is there, how long an answer took, and when it is given up. Pure: time is
-//! an argument.
+//! The liveness of one connection to a relay: when to ask whether it is there, how long an answer took, and when it is given up. Pure: time
+//! is an argument.
 
 use std::time::{Duration, Instant};
 
@@ -12,9 +12,9 @@ const SUSPECT: Duration = Duration::from_millis(1500);
 /// After so long without any byte while it was asked the connection is given up.
 const SILENT: Duration = Duration::from_secs(20);
 
-/// What is known of the life of one connection.
+/// What is known of one connection.
 #[derive(Debug)]
-pub(crate) struct Pulse {
+pub(crate) struct Liveness {
     /// The last ping: when it was sent, and its number while it is not answered.
     pinged: Instant,
     open: Option<u64>,
@@ -26,11 +26,11 @@ pub(crate) struct Pulse {
     rtt: Option<Duration>,
 }
 
-impl Pulse {
+impl Liveness {
     /// The first ping is due at once: the round trip is wanted.
-    pub(crate) fn new(now: Instant) -> Pulse {
+    pub(crate) fn new(now: Instant) -> Liveness {
         let pinged = now.checked_sub(IDLE).unwrap_or(now);
-        Pulse { pinged, open: None, pings: 0, silent_since: None, is_busy: false, rtt: None }
+        Liveness { pinged, open: None, pings: 0, silent_since: None, is_busy: false, rtt: None }
     }
 
     /// The last round trip.
@@ -103,19 +103,19 @@ mod tests {
     fn an_idle_relay_is_asked_every_ten_seconds_and_a_busy_one_every_two() {
         let start = Instant::now();
         for (is_busy, expected) in [(false, 7), (true, 31)] {
-            let mut pulse = Pulse::new(start);
+            let mut liveness = Liveness::new(start);
             let mut pings = 0;
             for now in (0..=60_000).step_by(10).map(|ms| start + ms * MS) {
                 if is_busy {
-                    pulse.handle_sent();
+                    liveness.handle_sent();
                 }
-                if let Some(id) = pulse.poll_ping(now) {
+                if let Some(id) = liveness.poll_ping(now) {
                     pings += 1;
-                    pulse.handle_received();
-                    assert_eq!(pulse.handle_pong(now + 30 * MS, id), Some(30 * MS));
-                    assert_eq!(pulse.handle_pong(now + 40 * MS, id), None, "an answer counts once");
+                    liveness.handle_received();
+                    assert_eq!(liveness.handle_pong(now + 30 * MS, id), Some(30 * MS));
+                    assert_eq!(liveness.handle_pong(now + 40 * MS, id), None, "an answer counts once");
                 }
-                assert!(!pulse.is_suspect(now));
+                assert!(!liveness.is_suspect(now));
             }
             assert!((expected - 1..=expected).contains(&pings), "{pings}");
         }
@@ -124,40 +124,40 @@ mod tests {
     #[test]
     fn a_silent_relay_is_suspected_within_seconds_and_then_given_up() {
         let start = Instant::now();
-        let mut pulse = Pulse::new(start);
-        let id = pulse.poll_ping(start).unwrap();
-        pulse.handle_received();
-        pulse.handle_pong(start + 20 * MS, id).unwrap();
+        let mut liveness = Liveness::new(start);
+        let id = liveness.poll_ping(start).unwrap();
+        liveness.handle_received();
+        liveness.handle_pong(start + 20 * MS, id).unwrap();
         let (mut suspected, mut lost) = (None, None);
         for now in (100..60_000).step_by(10).map(|ms| start + ms * MS) {
-            pulse.handle_sent();
-            pulse.poll_ping(now);
-            assert!(suspected.is_none() || pulse.is_suspect(now), "a new ping takes no suspicion away");
-            suspected = suspected.or(pulse.is_suspect(now).then_some(now));
-            lost = lost.or(pulse.is_lost(now).then_some(now));
+            liveness.handle_sent();
+            liveness.poll_ping(now);
+            assert!(suspected.is_none() || liveness.is_suspect(now), "a new ping takes no suspicion away");
+            suspected = suspected.or(liveness.is_suspect(now).then_some(now));
+            lost = lost.or(liveness.is_lost(now).then_some(now));
         }
         assert!(suspected.unwrap() - start <= 4000 * MS && lost.unwrap() - start <= 23_000 * MS);
-        pulse.handle_received();
-        assert!(!pulse.is_suspect(start + 60_000 * MS));
+        liveness.handle_received();
+        assert!(!liveness.is_suspect(start + 60_000 * MS));
     }
 
     #[test]
     fn a_slow_relay_is_not_suspected() {
         let start = Instant::now();
-        let mut pulse = Pulse::new(start);
+        let mut liveness = Liveness::new(start);
         let (mut answers, mut first_done) = (Vec::new(), false);
         for now in (0..120_000).step_by(10).map(|ms| start + ms * MS) {
-            pulse.handle_sent();
-            if let Some(id) = pulse.poll_ping(now) {
+            liveness.handle_sent();
+            if let Some(id) = liveness.poll_ping(now) {
                 answers.push((now + 2000 * MS, id));
             }
             for (_, id) in answers.extract_if(.., |(at, _)| *at <= now) {
-                pulse.handle_received();
-                first_done |= pulse.handle_pong(now, id).is_some();
+                liveness.handle_received();
+                first_done |= liveness.handle_pong(now, id).is_some();
             }
-            assert!(!pulse.is_lost(now));
-            assert!(!first_done || !pulse.is_suspect(now));
-            assert!(pulse.poll_timeout(now) + MS > now);
+            assert!(!liveness.is_lost(now));
+            assert!(!first_done || !liveness.is_suspect(now));
+            assert!(liveness.poll_timeout(now) + MS > now);
         }
         assert!(first_done);
     }
