@@ -171,7 +171,8 @@ fn another_certificate_by_a_reload_costs_those_who_see_it_alone() -> Result<()> 
         Ok([a.status()?["certificates"][0]["until"].as_u64(), sas[0]["peer_certificate_until"].as_u64()])
     };
     let before = shown()?;
-    ensure!(before[0].is_some() && before[0] == before[1], "{before:?}");
+    // Of a chain the end that comes first counts: the CA is a little older.
+    ensure!(before[1].is_some() && before[1] <= before[0], "{before:?}");
     let subject = Subject { common_name: "renewed".to_owned(), ..Subject::dns(&a.name).valid(Validity::NotForLong) };
     write(&dir, "other", &authority.issue(&subject, KeyKind::Ed25519)?)?;
     for kind in ["pem", "crt"] {

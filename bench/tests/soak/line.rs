@@ -48,9 +48,9 @@ impl Pings {
     }
 }
 
-/// What was dropped in front of the workers, and between the namespaces. Nothing of a gateway that does not run.
+/// What was dropped in front of the workers of each gateway, and between the namespaces. Nothing of a gateway that does not run.
 struct Shed {
-    queues: u64,
+    queues: Vec<u64>,
     backlog: u64,
 }
 
@@ -61,7 +61,13 @@ impl Shed {
             let queue = metrics.sum("adit_interface_queue_drops_total", &[]).unwrap_or(0.0) as u64;
             Some(queue + metrics.dropped(Drop::HandoverFull) + metrics.dropped(Drop::UdpOverflow))
         };
-        Ok(Shed { queues: ground.honest().iter().filter_map(of).sum(), backlog: backlog_drops()? })
+        Ok(Shed { queues: ground.honest().iter().map(|gateway| of(gateway).unwrap_or(0)).collect(), backlog: backlog_drops()? })
+    }
+
+    /// What the queues have dropped since then. A data plane that was killed in between counts from zero again.
+    fn queues_since(&self, before: &Shed) -> u64 {
+        let both = self.queues.iter().zip(&before.queues);
+        both.map(|(now, before)| now.checked_sub(*before).unwrap_or(*now)).sum()
     }
 }
 
@@ -118,7 +124,7 @@ fn pings(ground: &Ground) -> Result<(Prober, Shed, Starvation)> {
 fn finish(ground: &Ground, (prober, shed, starvation): (Prober, Shed, Starvation)) -> Result<Pings> {
     let probes = prober.stop(GRACE)?;
     let now = Shed::now(ground)?;
-    let (shed, backlog) = (now.queues.saturating_sub(shed.queues), now.backlog.saturating_sub(shed.backlog));
+    let (shed, backlog) = (now.queues_since(&shed), now.backlog.saturating_sub(shed.backlog));
     Ok(Pings { probes, shed, backlog, starved: starvation.end() })
 }
 

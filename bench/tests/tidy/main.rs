@@ -107,6 +107,7 @@ const NOT_QUICK: &[&str] = &[
     "mss",
     "no_allocation",
     "offload_kernel",
+    "oversize_worker",
     "paths",
     "peer_drops",
     "peers",

@@ -16,6 +16,7 @@ use crate::auth::{AuthError, Authenticated, Claim, Presented, signed_octets};
 use crate::crypto::{AuthData, IkeKeys, Sender};
 use crate::identity::Identity;
 
+use super::agenda::Task;
 use super::candidates;
 use super::cause::Cause;
 use super::config::PeerConfig;
@@ -36,7 +37,6 @@ use super::proof::Proof;
 use super::session::{Made, Session};
 use super::share;
 use super::standing::Standing;
-use super::stream_keys;
 use super::trust::{OwnProof, Trust};
 use super::vendor;
 use crate::limits::{CANDIDATES_MAX, PEER_LANES_MIN};
@@ -197,8 +197,8 @@ fn extras(ctx: &mut Ctx, facts: &Facts, config: &PeerConfig, here: Hop) -> Vec<P
     if facts.features.adit && ctx.shared.config.split {
         out.push(Notify::new(vendor::SPLIT).into());
     }
-    out.extend(candidates::in_auth(ctx, facts));
-    out.extend(stream_keys::in_auth(ctx, facts));
+    out.extend(candidates::in_auth(&ctx.shared.candidates, ctx.shared.config.echo, facts));
+    out.extend(ctx.shared.stream_keys.in_auth(facts));
     if facts.features.adit {
         let lanes = config.children.iter().map(|child| child.lanes).max().unwrap_or(1);
         out.push(Notify::new(vendor::LANES).with_data([lanes]).into());
@@ -210,7 +210,7 @@ fn extras(ctx: &mut Ctx, facts: &Facts, config: &PeerConfig, here: Hop) -> Vec<P
 fn agree_on_features(ctx: &Ctx, facts: &mut Facts, config: &PeerConfig, parts: &Parts) {
     facts.features.echo = facts.features.adit && ctx.shared.config.echo && parts.has(vendor::ECHO);
     facts.features.split = facts.features.adit && ctx.shared.config.split && parts.has(vendor::SPLIT);
-    facts.features.candidates = candidates::may_be_told(ctx, facts) && parts.has(vendor::CANDIDATES);
+    facts.features.candidates = candidates::may_be_told(ctx.shared.config.echo, facts) && parts.has(vendor::CANDIDATES);
     facts.features.mobike = config.mobike && parts.has(NotifyType::MOBIKE_SUPPORTED);
 }
 
@@ -286,7 +286,7 @@ fn verify_responder(
     let who = config.remote_auth.verify(&config.remote_id, &claim, keys.prf(), &octets, ctx.now.unix);
     let who = who.map_err(|error| unproven(error, uses_ppk))?;
     ctx.record(Some(peer), |record| record.identities.chosen = Some(Shown::of(&who.identity)));
-    stream_keys::check(ctx, facts, parts)?;
+    ctx.shared.stream_keys.check(facts, parts)?;
     let own_until = still_ahead(ctx.now.unix, config.local_auth.shown_until(&handshake.cert_requests));
     Ok((peer, Admitted { config, keys, who, uses_ppk, own_until }))
 }
@@ -302,7 +302,8 @@ fn accept_responder(
 ) -> Session {
     let mut session = establish(ctx, facts, handshake, (peer, admitted), parts, true);
     session.proof.standing_mut().take_auth_lifetime(ctx.now, parts, session.original_initiator);
-    let first = mobike::watch_nat(facts, session.original_initiator).into_iter().chain(candidates::news(ctx, facts));
+    let tells = facts.features.candidates && !ctx.shared.candidates.is_empty();
+    let first = mobike::watch_nat(facts, session.original_initiator).into_iter().chain(tells.then_some(Task::TellCandidates));
     first.into_iter().for_each(|task| session.want(task));
     if let Some(plan) = sent.plan {
         let changes = first_child::accept(ctx, facts, &session, (plan, &sent.offered), parts, handshake.nonces());
@@ -377,7 +378,7 @@ pub(super) fn answer(
         }
     };
     let may = share::may_connect(ctx, facts, peer, &admitted.who, &handshake.choice);
-    may.and_then(|()| stream_keys::check(ctx, facts, parts)).map_err(|error| claim.stranger(error))?;
+    may.and_then(|()| ctx.shared.stream_keys.check(facts, parts)).map_err(|error| claim.stranger(error))?;
     facts.peer = Some(peer);
     record_request(ctx, peer, handshake, &admitted.config, &claim, parts);
     ctx.record(Some(peer), |record| record.identities.chosen = Some(Shown::of(&admitted.who.identity)));

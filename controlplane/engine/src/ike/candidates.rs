@@ -5,12 +5,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use adit_proto::ike::{ExchangeType, Notify, Payload};
+use adit_proto::ike::{Notify, Payload};
 
-use super::agenda::Task;
-use super::change::Change;
-use super::context::Ctx;
-use super::exchange::{Answer, Established, Request};
 use super::facts::{Facts, Role};
 use super::parts::Parts;
 use super::vendor::CANDIDATES;
@@ -68,12 +64,8 @@ impl std::fmt::Display for CandidateKind {
     }
 }
 
-/// What an announcement of our candidates was, for its answer.
-#[derive(Debug)]
-pub(super) struct Sent(Vec<Candidate>);
-
 /// The notification that names these.
-fn named(candidates: &[Candidate]) -> Payload {
+pub(super) fn named(candidates: &[Candidate]) -> Payload {
     let mut data = Vec::with_capacity(candidates.len() * LEN_V6);
     for Candidate { kind, address } in candidates.iter().take(CANDIDATE_ADDRESSES_MAX) {
         data.push(kind.number() & !V6 | if address.is_ipv6() { V6 } else { 0 });
@@ -124,46 +116,16 @@ fn may_be_peer(address: SocketAddr) -> bool {
     fits && address.port() != 0
 }
 
-/// What IKE_AUTH says of candidates: that we know of them, and, to an initiator that has proven who it is, where we may be.
-pub(super) fn in_auth(ctx: &Ctx, facts: &Facts) -> Option<Payload> {
+/// Whether both want to hear of candidates, as far as we say: they meet in a stream, and with `echo` an address can be proven.
+pub(super) fn may_be_told(echo: bool, facts: &Facts) -> bool {
+    facts.features.adit && echo && facts.begun.address().is_none()
+}
+
+/// What IKE_AUTH says of candidates: that we know of them, and, to an initiator that has proven who it is, which are ours.
+pub(super) fn in_auth(own: &[Candidate], echo: bool, facts: &Facts) -> Option<Payload> {
     match facts.role {
-        Role::Initiator => may_be_told(ctx, facts).then(|| named(&[])),
-        Role::Responder => facts.features.candidates.then(|| named(&ctx.shared.candidates)),
-    }
-}
-
-/// Whether both want to hear of candidates, as far as we say: they meet in a stream, and what came from elsewhere can be proven by echoes.
-pub(super) fn may_be_told(ctx: &Ctx, facts: &Facts) -> bool {
-    facts.features.adit && ctx.shared.config.echo && facts.begun.address().is_none()
-}
-
-/// What is to be told once the peer is known, or because ours are others now.
-pub(super) fn news(ctx: &Ctx, facts: &Facts) -> Option<Task> {
-    let some = facts.features.candidates && !ctx.shared.candidates.is_empty();
-    some.then_some(Task::TellCandidates)
-}
-
-/// Tells the peer where we may be.
-pub(super) fn tell(ctx: &Ctx) -> Request<Sent> {
-    let own = ctx.shared.candidates.clone();
-    Request { exchange: ExchangeType::INFORMATIONAL, payloads: vec![named(&own)], sent: Sent(own) }
-}
-
-/// The peer says in its answer where it is. Ours may be others by now.
-pub(super) fn on_answer(ctx: &Ctx, sent: &Sent, parts: &Parts) -> Vec<Change> {
-    let again = (sent.0 != ctx.shared.candidates).then_some(Change::Want(Task::TellCandidates));
-    read(parts).map(Change::CandidatesOfPeer).into_iter().chain(again).collect()
-}
-
-/// The peer says where it may be, and is told the same of us.
-pub(super) fn answer(ctx: &Ctx, sa: &Established, parts: &Parts) -> Answer {
-    match read(parts).filter(|_| sa.facts.features.candidates) {
-        Some(all) => Answer {
-            payloads: vec![named(&ctx.shared.candidates)],
-            before: vec![Change::CandidatesOfPeer(all).into()],
-            after: Vec::new(),
-        },
-        None => Answer::default(),
+        Role::Initiator => may_be_told(echo, facts).then(|| named(&[])),
+        Role::Responder => facts.features.candidates.then(|| named(own)),
     }
 }
 

@@ -9,7 +9,7 @@ use super::exchange::{Answer, Begun, Effect, Established, Refusal, Request};
 use super::initiated::Initiated;
 use super::parts::Parts;
 use super::sa::{IkeSa, Stage};
-use super::{candidates, create_child, evidence, followup, informational, mobike, rekey_ike};
+use super::{create_child, evidence, followup, informational, mobike, rekey_ike};
 use crate::path::Hop;
 
 impl IkeSa {
@@ -164,7 +164,7 @@ fn request_for(ctx: &mut Ctx, sa: &Established, task: Task) -> Result<Begun<Init
         Task::Liveness => informational(informational::liveness(ctx, sa)),
         Task::UpdateAddresses => addresses(mobike::update(ctx, sa.facts, &sa.session.config)),
         Task::AnnounceAddresses => addresses(mobike::announce(ctx, sa.facts, &sa.session.config)),
-        Task::TellCandidates => informational(candidates::tell(ctx).of(informational::Sent::Candidates)),
+        Task::TellCandidates => informational(informational::tell_candidates(ctx)),
         Task::SendToken => informational::token(ctx, sa.facts).map_or_else(Begun::default, informational),
     })
 }

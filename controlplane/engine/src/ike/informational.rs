@@ -3,6 +3,8 @@
 use adit_proto::control::Spi;
 use adit_proto::ike::{Delete, ExchangeType, NotifyType, ProtocolId};
 
+use super::agenda::Task;
+use super::candidates::{self, Candidate};
 use super::cause::Cause;
 use super::change::Change;
 use super::children::Children;
@@ -11,7 +13,7 @@ use super::exchange::{Answer, Effect, Established, Request};
 use super::facts::Facts;
 use super::parts::Parts;
 use super::succession::Succession;
-use super::{candidates, crash, mobike};
+use super::{crash, mobike};
 
 pub(super) const EXCHANGE: ExchangeType = ExchangeType::INFORMATIONAL;
 
@@ -25,7 +27,8 @@ pub(super) enum Sent {
     DeleteOrphan(Spi),
     Token,
     Addresses(mobike::Sent),
-    Candidates(candidates::Sent),
+    /// These are ours.
+    Candidates(Vec<Candidate>),
 }
 
 /// What a request was about whose sender, a process before this one, is gone.
@@ -78,7 +81,7 @@ pub(super) fn on_answer(ctx: &mut Ctx, sa: &Established, sent: Sent, parts: &Par
             ctx.shared.spis.release(spi);
             Vec::new()
         }
-        Sent::Candidates(sent) => candidates::on_answer(ctx, &sent, parts).into_iter().map(Effect::from).collect(),
+        Sent::Candidates(named) => on_candidates_answer(ctx, &named, parts),
         Sent::Addresses(sent) => mobike::on_answer(ctx, sa, &sent, parts),
     }
 }
@@ -103,11 +106,30 @@ pub(super) fn answer(ctx: &mut Ctx, sa: &Established, parts: &Parts) -> Answer {
         return delete_ike(ctx, &sa.session.succession);
     }
     let mut answer = delete_for_peer(sa, parts);
-    for about_addresses in [mobike::answer(ctx, sa, parts), candidates::answer(ctx, sa, parts)] {
+    for about_addresses in [mobike::answer(ctx, sa, parts), answer_candidates(ctx, sa, parts)] {
         answer.payloads.extend(about_addresses.payloads);
         answer.before.extend(about_addresses.before);
     }
     answer
+}
+
+/// Tells the peer where we can perhaps be reached by UDP.
+pub(super) fn tell_candidates(ctx: &Ctx) -> Request<Sent> {
+    let own = ctx.shared.candidates.clone();
+    Request { exchange: EXCHANGE, payloads: vec![candidates::named(&own)], sent: Sent::Candidates(own) }
+}
+
+/// The peer says in its answer where it is. Ours may be others by now than those that it was told.
+fn on_candidates_answer(ctx: &Ctx, named: &[Candidate], parts: &Parts) -> Vec<Effect> {
+    let again = (named != ctx.shared.candidates).then_some(Change::Want(Task::TellCandidates));
+    candidates::read(parts).map(Change::CandidatesOfPeer).into_iter().chain(again).map(Effect::from).collect()
+}
+
+/// The peer says where it may be, and is told the same of us.
+fn answer_candidates(ctx: &Ctx, sa: &Established, parts: &Parts) -> Answer {
+    let Some(all) = candidates::read(parts).filter(|_| sa.facts.features.candidates) else { return Answer::default() };
+    let (payloads, before) = (vec![candidates::named(&ctx.shared.candidates)], vec![Change::CandidatesOfPeer(all).into()]);
+    Answer { payloads, before, after: Vec::new() }
 }
 
 /// The peer deletes this IKE SA: answered with nothing, and our own plans with it are forgotten (RFC 7296 §2.25.2).

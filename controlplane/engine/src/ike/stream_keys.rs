@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use adit_proto::control::StreamId;
 use adit_proto::ike::{Notify, Payload};
 
-use super::context::Ctx;
 use super::error::{Error, Incompatibility};
 use super::facts::Facts;
 use super::parts::Parts;
@@ -37,28 +36,27 @@ impl StreamKeys {
     pub(super) fn forget(&mut self, stream: StreamId) {
         self.of.remove(&stream);
     }
-}
 
-/// What IKE_AUTH says in a stream: at which key it ends here.
-pub(super) fn in_auth(ctx: &Ctx, facts: &Facts) -> Option<Payload> {
-    let own = ctx.shared.stream_keys.own.filter(|_| facts.features.adit && facts.begun.address().is_none())?;
-    Some(Notify::new(STREAM_KEY).with_data(own.to_vec()).into())
-}
-
-/// Whether the peer, which has proven who it is, is itself at the other end of the stream.
-///
-/// # Errors
-/// Somebody else is, or nobody who is seen any more.
-pub(super) fn check(ctx: &Ctx, facts: &Facts, parts: &Parts) -> Result<(), Error> {
-    let keys = &ctx.shared.stream_keys;
-    let Site::Stream(stream) = facts.begun else { return Ok(()) };
-    if keys.own.is_none() {
-        // Nobody has told us of keys.
-        return Ok(());
+    /// What IKE_AUTH says in a stream: at which key it ends here.
+    pub(super) fn in_auth(&self, facts: &Facts) -> Option<Payload> {
+        let own = self.own.filter(|_| facts.features.adit && facts.begun.address().is_none())?;
+        Some(Notify::new(STREAM_KEY).with_data(own.to_vec()).into())
     }
-    let named = parts.notify(STREAM_KEY).map(|notify| notify.data.as_slice());
-    match keys.of.get(&stream) {
-        Some(key) if named == Some(key.as_slice()) => Ok(()),
-        _ => Err(Incompatibility::NotAtItsEnd.into()),
+
+    /// Whether the peer, which has proven who it is, is itself at the other end of the stream.
+    ///
+    /// # Errors
+    /// Somebody else is, or nobody who is seen any more.
+    pub(super) fn check(&self, facts: &Facts, parts: &Parts) -> Result<(), Error> {
+        let Site::Stream(stream) = facts.begun else { return Ok(()) };
+        if self.own.is_none() {
+            // Nobody has said anything of keys.
+            return Ok(());
+        }
+        let named = parts.notify(STREAM_KEY).map(|notify| notify.data.as_slice());
+        match self.of.get(&stream) {
+            Some(key) if named == Some(key.as_slice()) => Ok(()),
+            _ => Err(Incompatibility::NotAtItsEnd.into()),
+        }
     }
 }

@@ -157,10 +157,11 @@ mod tests {
         let (mut reflexive, now) = (asking(&["198.51.100.1:3478"]), instant());
         let (to, question) = reflexive.poll_transmit(now).unwrap();
         assert!(!reflexive.handle_datagram(now, at("198.51.100.2:3478"), &answer(&question, SEEN)));
-        let mut other = question.clone();
+        let mut other = answer(&question, SEEN);
+        // A byte of its transaction.
         other[8] ^= 1;
-        for wrong in [answer(&other, SEEN), question.clone(), answer(&question, SEEN)[..20].to_vec(), vec![1, 1]] {
-            assert!(!reflexive.handle_datagram(now, to, &wrong) || seen(&reflexive).is_empty());
+        for wrong in [other, question.clone(), answer(&question, SEEN)[..21].to_vec(), vec![1, 1]] {
+            assert!(!reflexive.handle_datagram(now, to, &wrong) && seen(&reflexive).is_empty());
         }
         // An address of the other version of IP says nothing of this port.
         let (_, again) = reflexive.poll_transmit(now + EVERY).unwrap();
