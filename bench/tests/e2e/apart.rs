@@ -100,6 +100,21 @@ impl Apart {
         Ok(())
     }
 
+    /// No datagram of UDP comes in at the gateways any more.
+    pub fn cut_udp(&self) -> Result<()> {
+        let file = self.lab.dir().join("cut.nft");
+        let rule = format!("iifname {WAN} meta l4proto udp drop");
+        fs::write(&file, format!("table inet cut {{\nchain input {{\ntype filter hook input priority -10;\n{rule}\n}}\n}}\n"))?;
+        let cut = |gateway: &Gateway| gateway.netns.run(&format!("nft -f {}", file.display())).map(drop);
+        self.lab.gateways[..RELAY].iter().try_for_each(cut)
+    }
+
+    /// It does again.
+    pub fn mend_udp(&self) -> Result<()> {
+        let mend = |gateway: &Gateway| gateway.netns.run("nft delete table inet cut").map(drop);
+        self.lab.gateways[..RELAY].iter().try_for_each(mend)
+    }
+
     pub fn kill_relay(&mut self) -> Result<()> {
         let mut relay = self.relay.take().context("the relay runs")?;
         relay.signal(Signal::Kill)?;

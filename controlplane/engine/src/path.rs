@@ -123,6 +123,7 @@ pub struct Paths {
     events: VecDeque<PathEvent>,
     wishes: VecDeque<Wish>,
     proofs: Bucket,
+    looks_for_all: Bucket,
     timers: Timers<PeerId>,
     looks: Looks,
     /// Peers of which other sizes may be proven by now.
@@ -145,6 +146,7 @@ impl Paths {
             events: VecDeque::new(),
             wishes: VecDeque::new(),
             proofs: Bucket::new(PROOFS_PER_SECOND),
+            looks_for_all: Bucket::new(PROOFS_PER_SECOND / 2),
             timers: Timers::new(),
             looks: Looks::default(),
             sized: BTreeSet::new(),
@@ -216,6 +218,11 @@ impl Paths {
     /// Whether what came this way says nothing of where to go: the peer tries many ways, and by the one in use it answers.
     pub(crate) fn is_one_of_many(&self, peer: PeerId, hop: Hop) -> bool {
         self.peers.get(&peer).is_some_and(|peer| peer.is_one_of_many(hop.normal()))
+    }
+
+    /// Whether what came this way says that packets need no stream any more.
+    pub(crate) fn leaves_stream(&self, peer: PeerId, hop: Hop) -> bool {
+        !hop.is_stream() && self.peers.get(&peer).is_some_and(PeerPaths::is_in_stream)
     }
 
     /// What was agreed with a peer; it is known from now on.
@@ -502,9 +509,10 @@ impl Paths {
         if let Some(hop) = peer.get(path).map(|entry| entry.hop).filter(|_| moved) {
             peer.spares.settle(&hop);
         }
-        let watched = peer.spares.watches();
+        // Where there may be another way, silence is noticed also while nothing is sent.
+        let (spares, candidates) = (peer.spares.watches(), peer.terms.candidates);
         if let Some(entry) = peer.get_mut(path) {
-            entry.mtu.watch(watched);
+            entry.mtu.watch(spares || candidates && !entry.hop.is_stream());
         }
         if was_in_stream && !peer.is_in_stream() {
             self.is_out_of_stream(id, path);

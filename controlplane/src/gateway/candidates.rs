@@ -1,8 +1,8 @@
 //! Candidates: where this gateway can perhaps be reached by UDP, for peers that it meets over the relay. Its own addresses, and those at
 //! which the relay's STUN servers see the port of the data. They are asked from that port, through the data plane.
 
-use std::net::SocketAddr;
-use std::time::Instant;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
 
 use adit_channel::Master;
 use adit_engine::ike::{Candidate, CandidateKind};
@@ -15,14 +15,28 @@ use crate::random;
 /// What is asked, and what peers are told.
 pub(super) struct Candidates {
     reflexive: Reflexive,
-    /// The servers that the relay has named.
+    /// The servers that the relay has named, and those of them that can be asked.
     named: Vec<SocketAddr>,
+    reached: Vec<SocketAddr>,
+    /// Our addresses, as they were looked up last.
+    own: Option<Vec<IpAddr>>,
     told: Vec<Candidate>,
+    told_at: Option<Instant>,
 }
+
+/// Peers are told no more often, as long as our own addresses are the same: a server may say something else all the time.
+const TELL_EVERY: Duration = Duration::from_secs(10);
 
 impl Default for Candidates {
     fn default() -> Candidates {
-        Candidates { reflexive: Reflexive::new(random::system()), named: Vec::new(), told: Vec::new() }
+        Candidates {
+            reflexive: Reflexive::new(random::system()),
+            named: Vec::new(),
+            reached: Vec::new(),
+            own: None,
+            told: Vec::new(),
+            told_at: None,
+        }
     }
 }
 
@@ -34,7 +48,7 @@ impl Candidates {
 
     /// The relay serves STUN there, or nobody does.
     pub(super) fn serve(&mut self, servers: Vec<SocketAddr>) {
-        self.named = servers;
+        (self.named, self.own) = (servers, None);
     }
 
     /// A datagram of STUN came to the port of the data. Says whether it answers a question of ours.
@@ -61,31 +75,39 @@ impl Gateway {
     /// Addresses or routes have changed: it may be seen elsewhere now.
     pub(super) fn seek_candidates(&mut self) {
         self.candidates.reflexive.ask_again(Instant::now());
+        self.candidates.own = None;
         self.keep_candidates();
     }
 
     /// Peers are told where this gateway can perhaps be reached by now.
     pub(super) fn keep_candidates(&mut self) {
-        let listen = self.desired.config.listen;
-        let Some(ike) = &mut self.ike else { return };
-        if self.desired.config.relay.is_none() {
-            self.candidates.named.clear();
-        }
-        let receives =
-            |server: &SocketAddr| listen.is_ipv6() && listen.ip().is_unspecified() || server.is_ipv4() == listen.is_ipv4();
-        let servers: Vec<SocketAddr> = self.candidates.named.iter().copied().filter(receives).collect();
-        self.candidates.reflexive.set_servers(Instant::now(), &servers);
+        let port = self.desired.config.listen.port();
+        let (Some(ike), candidates) = (&mut self.ike, &mut self.candidates) else { return };
         let mut all = Vec::new();
+        let hosts_before = candidates.told.iter().filter(|one| one.kind == CandidateKind::Host).count();
         if self.desired.config.relay.is_some() {
-            let own = ike.own_addresses();
-            let hosts = own.iter().map(|ip| (CandidateKind::Host, SocketAddr::new(*ip, listen.port())));
-            let seen = self.candidates.reflexive.addresses(&own, listen.port()).into_iter();
-            let both = hosts.chain(seen.map(|address| (CandidateKind::Reflexive, address)));
-            all = both.map(|(kind, address)| Candidate { kind, address }).collect();
+            let is_new = candidates.own.is_none();
+            let own = candidates.own.get_or_insert_with(|| ike.own_addresses());
+            if is_new {
+                // What leads into the tunnel is asked by nobody.
+                candidates.reached = candidates.named.iter().copied().filter(|server| ike.reaches(*server)).collect();
+                candidates.reflexive.set_servers(Instant::now(), &candidates.reached);
+            }
+            let seen = candidates.reflexive.addresses(own, port).into_iter().map(|address| (CandidateKind::Reflexive, address));
+            let hosts = own.iter().map(|ip| (CandidateKind::Host, SocketAddr::new(*ip, port)));
+            all = seen.chain(hosts).map(|(kind, address)| Candidate { kind, address }).collect();
+        } else {
+            candidates.serve(Vec::new());
+            candidates.reflexive.set_servers(Instant::now(), &[]);
         }
-        if self.candidates.told != all {
+        let hosts = all.iter().filter(|one| one.kind == CandidateKind::Host);
+        let is_moved = hosts.clone().count() != hosts_before || !hosts.clone().all(|one| candidates.told.contains(one));
+        // The first word of a server is no change of its mind.
+        let is_first = candidates.told.iter().all(|one| one.kind == CandidateKind::Host);
+        let may = is_moved || is_first || all.is_empty() || candidates.told_at.is_none_or(|at| at.elapsed() >= TELL_EVERY);
+        if candidates.told != all && may {
             ike.set_candidates(all.clone());
-            self.candidates.told = all;
+            (candidates.told, candidates.told_at) = (all, Some(Instant::now()));
         }
     }
 

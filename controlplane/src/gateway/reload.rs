@@ -163,6 +163,7 @@ impl Gateway {
         problems.extend(self.listeners.keep(&desired.config).await);
         self.underlay.keep(&desired.config).await;
         self.keep_streams();
+        self.seek_candidates();
         // Peers may be others now.
         self.tell_streams(None);
         self.publish_ike();

@@ -238,6 +238,7 @@ impl Gateway {
         if self.streams.keep(&desired) {
             let own = self.streams.client.as_ref().map(|(handle, _)| handle.key().0);
             self.ike.iter_mut().for_each(|ike| ike.begin_streams(own));
+            self.candidates.serve(Vec::new());
             self.tell_streams(None);
         }
     }
@@ -258,6 +259,8 @@ impl Gateway {
             Event::Registered { welcome, .. } => {
                 self.streams.said = None;
                 self.streams.is_registered(true);
+                // It says again where it serves STUN, if it does.
+                self.candidates.serve(Vec::new());
                 tracing::info!("registered at the relay {at}, where this gateway is seen as {}", welcome.observed);
             }
             Event::Failed { failure, .. } => {

@@ -96,6 +96,11 @@ impl Ike {
         Some(matches!(hop, Hop::Stream(_)))
     }
 
+    /// Whether something can be sent there from the port of the data, and not into the tunnel.
+    pub fn reaches(&mut self, server: SocketAddr) -> bool {
+        self.endpoint.reaches(server)
+    }
+
     /// Another registration at the relay, by which it knows us by this key.
     pub fn begin_streams(&mut self, own: Option<StreamKey>) {
         self.endpoint.begin_streams(own);

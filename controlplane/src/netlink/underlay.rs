@@ -142,6 +142,8 @@ impl Underlay for KernelUnderlay {
     fn route(&mut self, local: Option<IpAddr>, remote: SocketAddr, interface: u32) -> Route {
         let local = match local {
             Some(elsewhere) if !receives(self.listen, elsewhere) => return Route::default(),
+            None if self.listen.is_ipv4() && remote.is_ipv6() => return Route::default(),
+            None if self.listen.is_ipv6() && !self.listen.is_unspecified() && remote.is_ipv4() => return Route::default(),
             None => Some(self.listen).filter(|own| !own.is_unspecified() && own.is_ipv4() == remote.is_ipv4()),
             given => given,
         };

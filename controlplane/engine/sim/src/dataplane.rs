@@ -195,7 +195,10 @@ impl DataPlane {
         let peer = self.opens_from(spi)?;
         let newest = self.newest.entry(spi).or_default();
         let is_newest = number > std::mem::replace(newest, number.max(*newest));
-        (is_newest && self.seen.insert(peer, came) != Some(came)).then_some(peer)
+        // What comes another way than by the path in use is told again and again.
+        let used = self.used.get(&peer).and_then(|path| self.paths.get(&(peer, *path)));
+        let is_used = used.is_some_and(|path| path.hop.remote() == came.remote());
+        (is_newest && (self.seen.insert(peer, came) != Some(came) || !is_used)).then_some(peer)
     }
 
     /// Gives the peer whose newest packet came another way than the one before.

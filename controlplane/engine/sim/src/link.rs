@@ -44,10 +44,12 @@ pub struct Relay {
     pub(crate) streams: BTreeMap<(usize, StreamId), (usize, StreamId)>,
     /// What was carried: of IKE, and of everything else.
     pub carried: [u64; 2],
+    /// In these nothing arrives.
+    pub broken: Vec<StreamId>,
 }
 
 impl Default for Relay {
     fn default() -> Relay {
-        Relay { is_up: true, delay: Duration::from_millis(20), streams: BTreeMap::new(), carried: [0; 2] }
+        Relay { is_up: true, delay: Duration::from_millis(20), streams: BTreeMap::new(), carried: [0; 2], broken: Vec::new() }
     }
 }

@@ -341,14 +341,17 @@ impl World {
                 Some(from) => self.fly(from, hop.remote, load),
                 None => self.ledger.lost_by_network(&load),
             },
-            Hop::Stream(stream) => match self.relay.streams.get(&(node, stream)).filter(|_| self.relay.is_up) {
-                Some((there, stream)) => {
-                    let way = Way::Stream(*there, *stream);
-                    self.relay.carried[usize::from(!matches!(load, Load::Ike(_)))] += 1;
-                    self.launch(self.now + self.relay.delay, Datagram { way, load });
+            Hop::Stream(stream) => {
+                match self.relay.streams.get(&(node, stream)).filter(|_| self.relay.is_up && !self.relay.broken.contains(&stream))
+                {
+                    Some((there, stream)) => {
+                        let way = Way::Stream(*there, *stream);
+                        self.relay.carried[usize::from(!matches!(load, Load::Ike(_)))] += 1;
+                        self.launch(self.now + self.relay.delay, Datagram { way, load });
+                    }
+                    None => self.ledger.lost_by_network(&load),
                 }
-                None => self.ledger.lost_by_network(&load),
-            },
+            }
         }
     }
 

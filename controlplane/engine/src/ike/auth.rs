@@ -37,6 +37,7 @@ use super::proof::Proof;
 use super::session::{Made, Session};
 use super::share;
 use super::standing::Standing;
+use super::stream_keys::StreamKeys;
 use super::trust::{OwnProof, Trust};
 use super::vendor;
 use crate::limits::{CANDIDATES_MAX, PEER_LANES_MIN};
@@ -197,7 +198,7 @@ fn extras(ctx: &mut Ctx, facts: &Facts, config: &PeerConfig, here: Hop) -> Vec<P
     if facts.features.adit && ctx.shared.config.split {
         out.push(Notify::new(vendor::SPLIT).into());
     }
-    out.extend(candidates::in_auth(&ctx.shared.candidates, ctx.shared.config.echo, facts));
+    out.extend(candidates::in_auth(&ctx.shared.candidates, (ctx.shared.config.echo, config.in_streams), facts));
     out.extend(ctx.shared.stream_keys.in_auth(facts));
     if facts.features.adit {
         let lanes = config.children.iter().map(|child| child.lanes).max().unwrap_or(1);
@@ -210,7 +211,9 @@ fn extras(ctx: &mut Ctx, facts: &Facts, config: &PeerConfig, here: Hop) -> Vec<P
 fn agree_on_features(ctx: &Ctx, facts: &mut Facts, config: &PeerConfig, parts: &Parts) {
     facts.features.echo = facts.features.adit && ctx.shared.config.echo && parts.has(vendor::ECHO);
     facts.features.split = facts.features.adit && ctx.shared.config.split && parts.has(vendor::SPLIT);
-    facts.features.candidates = candidates::may_be_told(ctx.shared.config.echo, facts) && parts.has(vendor::CANDIDATES);
+    facts.features.candidates =
+        candidates::may_be_told((ctx.shared.config.echo, config.in_streams), facts) && parts.has(vendor::CANDIDATES);
+    facts.features.stream_key = StreamKeys::named(parts);
     facts.features.mobike = config.mobike && parts.has(NotifyType::MOBIKE_SUPPORTED);
 }
 

@@ -116,15 +116,15 @@ fn may_be_peer(address: SocketAddr) -> bool {
     fits && address.port() != 0
 }
 
-/// Whether both want to hear of candidates, as far as we say: they meet in a stream, and with `echo` an address can be proven.
-pub(super) fn may_be_told(echo: bool, facts: &Facts) -> bool {
-    facts.features.adit && echo && facts.begun.address().is_none()
+/// Whether both want to hear of candidates, as far as we say: it may be met in a stream, and with `echo` an address can be proven.
+pub(super) fn may_be_told((echo, in_streams): (bool, bool), facts: &Facts) -> bool {
+    facts.features.adit && echo && in_streams
 }
 
 /// What IKE_AUTH says of candidates: that we know of them, and, to an initiator that has proven who it is, which are ours.
-pub(super) fn in_auth(own: &[Candidate], echo: bool, facts: &Facts) -> Option<Payload> {
+pub(super) fn in_auth(own: &[Candidate], can: (bool, bool), facts: &Facts) -> Option<Payload> {
     match facts.role {
-        Role::Initiator => may_be_told(echo, facts).then(|| named(&[])),
+        Role::Initiator => may_be_told(can, facts).then(|| named(&[])),
         Role::Responder => facts.features.candidates.then(|| named(own)),
     }
 }

@@ -56,7 +56,7 @@ pub(super) fn look_at_candidates(ctx: &mut Ctx, peer: PeerId, all: Vec<Candidate
         match is_named {
             true => ctx.shared.paths.look_direct_soon(ctx.now.instant, peer),
             // It may have gone from where it is in use.
-            false => ctx.shared.paths.look_direct_anyway(ctx.now.instant, peer),
+            false => ctx.shared.paths.look_direct_anyway(ctx.now.instant, peer, Moves::Both),
         }
     }
 }
@@ -85,9 +85,14 @@ pub(super) fn establish_path(ctx: &mut Ctx, facts: &Facts, session: &Session) {
 pub(super) fn heard_request(ctx: &mut Ctx, facts: &Facts, session: &Session, came: Came) {
     let (Came { hop, bytes }, now) = (came, ctx.now.instant);
     let Some(peer) = facts.peer else { return };
+    if !ctx.shared.stream_keys.may_go(facts, hop) {
+        // Somebody who stands between hands it on.
+        return;
+    }
     ctx.shared.paths.heard(now, peer, hop, bytes);
     let moves = match leads(facts, session) {
         true if ctx.shared.paths.is_one_of_many(peer, hop) => None,
+        true if ctx.shared.paths.leaves_stream(peer, hop) => facts.features.echo.then_some(Moves::Both),
         true => facts.features.echo.then_some(Moves::Esp),
         false => (!facts.features.mobike).then_some(Moves::Both),
     };
@@ -110,6 +115,9 @@ pub(super) fn heard_answer(
         heard_request(ctx, facts, session, came);
         return None;
     };
+    if !ctx.shared.stream_keys.may_go(facts, answered.hop) {
+        return None;
+    }
     ctx.shared.paths.heard(ctx.now.instant, peer, answered.hop, came.bytes);
     ctx.shared.paths.answered(ctx.now.instant, peer, answered)
 }
@@ -131,7 +139,8 @@ pub(super) fn elsewhere(ctx: &mut Ctx, facts: &Facts, session: &Session, (here, 
     let mut others = ctx.shared.paths.alternatives(peer);
     let turn = repeated.saturating_sub(SILENT_AFTER) as usize;
     let known = ctx.shared.peers.get(&peer).map(|peer| {
-        let streams: Vec<StreamId> = peer.remotes.streams().collect();
+        let may = |stream: &StreamId| ctx.shared.stream_keys.may_go(facts, Hop::Stream(*stream));
+        let streams: Vec<StreamId> = peer.remotes.streams().filter(may).collect();
         let stream = streams.get(turn % streams.len().max(1)).copied();
         (peer.local, peer.remotes.addresses().collect::<Vec<_>>(), stream)
     });

@@ -50,8 +50,10 @@ pub(super) struct Features {
     pub echo: bool,
     /// Both take what is too long for the path in two packets.
     pub split: bool,
-    /// Both say where they can perhaps be reached by UDP: they have met in a stream.
+    /// Both say where they can perhaps be reached by UDP.
     pub candidates: bool,
+    /// The key by which a relay knows the peer, as it says itself.
+    pub stream_key: Option<[u8; 32]>,
 }
 
 /// What the exchanges need to know of the IKE SA that they belong to.

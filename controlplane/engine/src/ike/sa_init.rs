@@ -321,6 +321,7 @@ fn features(parts: &Parts, ppk: bool) -> Features {
         adit: parts.vendors.iter().any(|vendor| vendor == vendor::ADIT),
         mobike: false,
         candidates: false,
+        stream_key: None,
         childless: parts.has(NotifyType::CHILDLESS_IKEV2_SUPPORTED),
         echo: false,
         split: false,

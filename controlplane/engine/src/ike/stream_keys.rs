@@ -11,7 +11,7 @@ use super::error::{Error, Incompatibility};
 use super::facts::Facts;
 use super::parts::Parts;
 use super::vendor::STREAM_KEY;
-use crate::path::Site;
+use crate::path::{Hop, Site};
 
 /// The public key by which a relay knows somebody.
 pub type StreamKey = [u8; 32];
@@ -37,9 +37,9 @@ impl StreamKeys {
         self.of.remove(&stream);
     }
 
-    /// What IKE_AUTH says in a stream: at which key it ends here.
+    /// What IKE_AUTH says: at which key streams end here. Also where it goes by UDP, for what begins there may go on in a stream.
     pub(super) fn in_auth(&self, facts: &Facts) -> Option<Payload> {
-        let own = self.own.filter(|_| facts.features.adit && facts.begun.address().is_none())?;
+        let own = self.own.filter(|_| facts.features.adit)?;
         Some(Notify::new(STREAM_KEY).with_data(own.to_vec()).into())
     }
 
@@ -53,10 +53,20 @@ impl StreamKeys {
             // Nobody has said anything of keys.
             return Ok(());
         }
-        let named = parts.notify(STREAM_KEY).map(|notify| notify.data.as_slice());
-        match self.of.get(&stream) {
-            Some(key) if named == Some(key.as_slice()) => Ok(()),
+        match (self.of.get(&stream), StreamKeys::named(parts)) {
+            (Some(end), Some(named)) if *end == named => Ok(()),
             _ => Err(Incompatibility::NotAtItsEnd.into()),
         }
+    }
+
+    /// The key that a message names.
+    pub(super) fn named(parts: &Parts) -> Option<StreamKey> {
+        parts.notify(STREAM_KEY).and_then(|notify| notify.data.as_slice().try_into().ok())
+    }
+
+    /// Whether an authenticated peer may be at the end of this way: of a stream only where that ends at the key that it has named.
+    pub(super) fn may_go(&self, facts: &Facts, hop: Hop) -> bool {
+        let (Hop::Stream(stream), Some(named)) = (hop, facts.features.stream_key) else { return true };
+        self.own.is_none() || self.of.get(&stream) == Some(&named)
     }
 }

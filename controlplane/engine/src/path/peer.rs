@@ -230,7 +230,9 @@ impl PeerPaths {
     /// one in use it answers.
     pub(super) fn is_one_of_many(&self, hop: Hop) -> bool {
         let answers = self.esp.and_then(|path| self.get(path)).is_some_and(|entry| !entry.mtu.is_silent());
-        self.terms.candidates && answers && self.find(hop).is_some_and(|path| self.was_proven(path))
+        // What is in a stream leaves it for any of them.
+        let leaves = self.is_in_stream() && !hop.is_stream();
+        self.terms.candidates && answers && !leaves && self.find(hop).is_some_and(|path| self.was_proven(path))
     }
 
     /// Where else it may be: where it is looked for, and where it once was.

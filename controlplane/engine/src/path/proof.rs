@@ -67,10 +67,10 @@ impl Paths {
         let terms = peer.terms;
         let Some(entry) = peer.find(hop).and_then(|path| peer.get_mut(path)) else { return false };
         entry.heard = now;
-        let Proof::Waits { ours, asked, next, came, .. } = &mut entry.proof else { return false };
+        let Proof::Waits { ours, asked, next, came, tries, .. } = &mut entry.proof else { return false };
         entry.credit = entry.credit.saturating_add(bytes);
         // What was asked before it came from there may not have got through: a NAT there lets in whom it has sent to.
-        let is_met = *ours && terms.candidates && !std::mem::replace(came, true);
+        let is_met = *ours && terms.candidates && *tries < PROOF_TRIES && !std::mem::replace(came, true);
         if is_met || !*ours && !*asked && entry.credit >= cost(&terms, &entry.hop) {
             *next = now;
         }
@@ -164,7 +164,15 @@ impl Paths {
     /// # Errors
     /// Nothing may go there.
     pub(crate) fn look_there(&mut self, now: Instant, id: PeerId, hop: Hop) -> Result<(), Unfit> {
-        let wanted = Proof::wanted(now, Moves::Both, true);
+        self.look_with(now, id, hop, Moves::Both)
+    }
+
+    /// The same, with what moves there once it has answered.
+    ///
+    /// # Errors
+    /// Nothing may go there.
+    pub(super) fn look_with(&mut self, now: Instant, id: PeerId, hop: Hop, moves: Moves) -> Result<(), Unfit> {
+        let wanted = Proof::wanted(now, moves, true);
         let path = self.enter(now, id, hop, wanted, LOOK_CREDIT)?;
         if let Some(entry) = self.peers.get_mut(&id).and_then(|peer| peer.get_mut(path)) {
             entry.proof = wanted;
@@ -260,13 +268,14 @@ impl Paths {
         let Some(entry) = peer.get_mut(path) else { return false };
         (entry.heard, entry.answered) = (now, Some(now));
         let Proof::Waits { moves, ours, .. } = std::mem::replace(&mut entry.proof, Proof::Proven) else { return false };
-        if ours {
+        if ours && moves != Moves::Nothing {
             // It answers where we looked for it.
             peer.latest = Some(path);
         }
         self.wishes.push_back(Wish::Answer { peer: id });
         if ours || newest == Some(path) {
-            if (ours || peer.terms.leads && moves == Moves::Both) && peer.ike != Some(path) {
+            let tells = if ours { moves != Moves::Nothing } else { peer.terms.leads && moves == Moves::Both };
+            if tells && peer.ike != Some(path) {
                 self.wishes.push_back(Wish::Moved { peer: id });
             }
             self.use_path(id, path, moves);
@@ -298,8 +307,16 @@ impl Paths {
                 self.give_up(id, path);
                 continue;
             }
-            let may = peer.proofs.take(now) && self.proofs.take(now);
+            let is_one_of_many = ours && terms.candidates && terms.echo;
+            // Looks leave half of what all may ask to those who have moved.
+            let of_all = if is_one_of_many { self.looks_for_all.take(now) } else { true };
+            let may = of_all && peer.proofs.take(now) && self.proofs.take(now);
             let Some(entry) = peer.get_mut(path) else { continue };
+            if !may && is_one_of_many {
+                // It was not asked.
+                entry.proof = Proof::Waits { moves, ours, tries, next: now + PROOF_WAIT, echo, asked, came };
+                continue;
+            }
             entry.proof =
                 Proof::Waits { moves, ours, tries: tries + 1, next: now + PROOF_WAIT * (1 << tries), echo, asked, came };
             if !may {
@@ -318,7 +335,6 @@ impl Paths {
                 self.events.push_back(PathEvent::Echo { peer: id, path, id: number, size });
             }
             // A request to where nobody is would be in the way of all others. Of many addresses most are that.
-            let is_one_of_many = ours && terms.candidates && terms.echo;
             if terms.ike && !is_one_of_many {
                 self.wishes.push_back(Wish::Prove { peer: id, hop });
             }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use super::codec::{BindingAnswer, BindingRequest, Message, Transaction};
-use crate::limits::REFLEXIVE_SERVERS_MAX;
+use crate::limits::{REFLEXIVE_SERVERS_MAX, RESPONSE_PORT_MIN};
 use crate::random::Random;
 
 /// How often each server is asked: NATs forget after thirty seconds and more (RFC 4787 §4.3 asks for two minutes).
@@ -13,6 +13,8 @@ const EVERY: Duration = Duration::from_secs(20);
 /// From a question to the next one while there is no answer, each time twice as long; after the last one nothing is known any more.
 const WAIT_FIRST: Duration = Duration::from_millis(250);
 const TRIES: u32 = 5;
+/// A server that has not answered is tried again after so long.
+const AGAIN: Duration = Duration::from_secs(5);
 /// What every request is filled up to, so that no answer is longer.
 const REQUEST_LEN: usize = 96;
 
@@ -65,7 +67,7 @@ impl Reflexive {
         let answer = Message::parse(datagram).ok().and_then(|message| BindingAnswer::of(&message));
         let Some(answer) = answer.filter(|answer| server.asked.contains(&answer.transaction)) else { return false };
         (server.asked, server.next) = (Vec::new(), now + EVERY);
-        server.seen = answer.mapped.filter(|mapped| mapped.is_ipv4() == server.at.is_ipv4() && mapped.port() != 0);
+        server.seen = answer.mapped.filter(|mapped| is_believed(*mapped, server.at));
         true
     }
 
@@ -76,7 +78,7 @@ impl Reflexive {
         if tries >= TRIES {
             // It is asked on, from the beginning.
             (server.asked, server.seen) = (Vec::new(), None);
-            server.next = now + EVERY;
+            server.next = now + AGAIN;
             return self.poll_transmit(now);
         }
         let mut transaction = Transaction::default();
@@ -103,6 +105,16 @@ impl Reflexive {
         }
         all
     }
+}
+
+/// Whether a server may say that we are there: a server that lies must not aim our peers at the services of others.
+fn is_believed(mapped: SocketAddr, server: SocketAddr) -> bool {
+    let private = |ip: IpAddr| match ip {
+        IpAddr::V4(ip) => ip.is_private() || ip.is_loopback() || ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unique_local() || ip.is_loopback() || ip.is_unicast_link_local(),
+    };
+    let (ip, port) = (mapped.ip(), mapped.port());
+    ip.is_ipv4() == server.is_ipv4() && port >= RESPONSE_PORT_MIN && (!private(ip) || private(server.ip()))
 }
 
 #[cfg(test)]
@@ -144,12 +156,12 @@ mod tests {
         assert_eq!((to, question.len(), reflexive.poll_transmit(now)), (at("198.51.100.1:3478"), REQUEST_LEN, None));
         assert!(reflexive.handle_datagram(now, to, &answer(&question, SEEN)));
         assert_eq!((seen(&reflexive), reflexive.poll_timeout()), (vec![at(SEEN)], Some(now + EVERY)));
-        assert!(!reflexive.handle_datagram(now, to, &answer(&question, "203.0.113.9:7")), "it was answered");
+        assert!(!reflexive.handle_datagram(now, to, &answer(&question, "203.0.113.9:7777")), "it was answered");
         let later = now + EVERY;
         let (_, again) = reflexive.poll_transmit(later).unwrap();
         assert_ne!(again, question);
-        assert!(reflexive.handle_datagram(later, to, &answer(&again, "203.0.113.9:8")));
-        assert_eq!(seen(&reflexive), [at("203.0.113.9:8")]);
+        assert!(reflexive.handle_datagram(later, to, &answer(&again, "203.0.113.9:8888")));
+        assert_eq!(seen(&reflexive), [at("203.0.113.9:8888")]);
     }
 
     #[test]
@@ -163,10 +175,12 @@ mod tests {
         for wrong in [other, question.clone(), answer(&question, SEEN)[..21].to_vec(), vec![1, 1]] {
             assert!(!reflexive.handle_datagram(now, to, &wrong) && seen(&reflexive).is_empty());
         }
-        // An address of the other version of IP says nothing of this port.
-        let (_, again) = reflexive.poll_transmit(now + EVERY).unwrap();
-        reflexive.handle_datagram(now, to, &answer(&again, "[2001:db8::1]:7"));
-        assert!(seen(&reflexive).is_empty());
+        // Of the other version of IP, of a service, of a network that a server elsewhere cannot see.
+        for lie in ["[2001:db8::1]:7777", "203.0.113.9:53", "10.0.0.5:7777", "127.0.0.1:7777"] {
+            reflexive.ask_again(now);
+            let (_, again) = reflexive.poll_transmit(now).unwrap();
+            assert!(reflexive.handle_datagram(now, to, &answer(&again, lie)) && seen(&reflexive).is_empty(), "{lie}");
+        }
     }
 
     #[test]

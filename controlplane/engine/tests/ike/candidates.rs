@@ -239,8 +239,40 @@ fn a_peer_that_names_others_again_and_again_has_little_sent_to_them() {
 }
 
 #[test]
-fn what_is_said_of_candidates_where_that_was_not_agreed_is_ignored() {
-    // They meet by UDP: nobody tells, and nobody asks.
+fn after_both_have_proven_themselves_anew_candidates_are_told_as_before() {
+    let [a, b] = OUTSIDE.map(Into::into);
+    let (mut world, _) = settled(9, [Some(NatConfig::usual(a)), Some(NatConfig::usual(b))]);
+    assert!(both_direct(&world));
+    world.act(A, |endpoint, now| endpoint.reauthenticate(now, PEER)).expect("a peer");
+    world.run_for(Duration::from_secs(5));
+    assert!(both_direct(&world) && both_up(&world));
+    world.nodes[B].nat = Some(world.add_nat(NatConfig::usual([192, 88, 99, 6].into())));
+    gather(&mut world, B);
+    world.run_for(Duration::from_secs(10));
+    world.check_traffic();
+    assert!(both_direct(&world), "{:?}", world.nodes[A].endpoint.paths(PEER));
+}
+
+#[test]
+fn what_a_gateway_has_in_addition_moves_nobody_who_is_answered() {
+    let (mut world, _) = settled(10, [None, None]);
+    assert!(both_direct(&world));
+    let ways = [A, B].map(|node| world.nodes[node].data.way(PEER).0);
+    for turn in 0..20 {
+        let more = SocketAddr::from(([203, 0, 113, 77], 4500 + turn));
+        for node in [A, B] {
+            let inside = SocketAddr::new(world.nodes[node].address.ip(), 4500);
+            let all = [inside, more].map(|address| Candidate { kind: CandidateKind::Host, address }).to_vec();
+            world.act(node, |endpoint, now| endpoint.set_candidates(now, all));
+        }
+        world.run_for(Duration::from_secs(2));
+        assert_eq!([A, B].map(|node| world.nodes[node].data.way(PEER).0), ways);
+    }
+    world.check_traffic();
+}
+
+#[test]
+fn who_is_met_in_no_stream_is_told_nothing_of_candidates() {
     let mut world =
         pair_with(8, |node| EndpointConfig { echo: true, ..endpoint_config(node as u8 + 1) }, |_, config| config.mobike = false);
     world.connect_pair();

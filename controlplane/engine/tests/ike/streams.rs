@@ -288,6 +288,39 @@ fn a_stranger_in_a_stream_takes_no_places_of_others_and_is_sent_little() {
 }
 
 #[test]
+fn nobody_gets_between_two_others_when_their_own_stream_ends() {
+    let (mut world, straight) = apart(17, |config| config.dpd = Duration::from_secs(2));
+    let through = world.add_stream([A, B]);
+    let [key_a, key_b, key_m] = [1, 2, 3].map(|key| [key; 32]);
+    for (node, own, other) in [(A, key_a, key_b), (B, key_b, key_a)] {
+        let streams = [straight[node], through[node]];
+        world
+            .act(node, |endpoint, now| {
+                endpoint.begin_streams(Some(own));
+                endpoint.set_stream_end(straight[node], Some(other));
+                endpoint.set_stream_end(through[node], Some(key_m));
+                endpoint.set_streams(now, PEER, &streams)
+            })
+            .expect("a peer");
+    }
+    assert!(world.run_until(Duration::from_secs(10), both_up));
+    world.relay.broken = straight.to_vec();
+    // Whoever hands on what goes through his own stream gets nothing but IKE to hand on.
+    for _ in 0..60 {
+        [A, B].into_iter().for_each(|node| world.send_esp(node));
+        world.run_for(Duration::from_secs(1));
+        for node in [A, B] {
+            assert_ne!(world.nodes[node].data.way(PEER).0, Hop::Stream(through[node]));
+        }
+    }
+    world.relay.broken.clear();
+    assert!(world.run_until(Duration::from_secs(60), both_up));
+    world.run_for(Duration::from_secs(5));
+    assert!(packets(&mut world) >= 2);
+    assert!([A, B].into_iter().all(|node| world.ike(node).hop == Hop::Stream(straight[node])));
+}
+
+#[test]
 fn nobody_in_the_room_can_stand_between_two_others() {
     let [key_a, key_b, key_m] = [1, 2, 3].map(|key| [key; 32]);
     for (has_other, names) in [(true, true), (false, true), (false, false)] {

@@ -13,7 +13,7 @@ use super::super::mobike;
 use super::super::sa::IkeSa;
 use super::super::stream_keys::StreamKey;
 use super::Endpoint;
-use crate::path::{Hop, Origin, PathStatus, Paths, StreamId, Terms, Unfit, Wish};
+use crate::path::{Hop, Moves, Origin, PathStatus, Paths, StreamId, Terms, Unfit, Wish, unspecified};
 
 /// Of many peers that are to authenticate anew one after the other.
 const REAUTHENTICATIONS_APART: Duration = Duration::from_millis(50);
@@ -21,6 +21,11 @@ const REAUTHENTICATIONS_APART: Duration = Duration::from_millis(50);
 impl Endpoint {
     /// The data plane opened new, authentic packets of a peer that came another way than by the path in use, with so many bytes.
     pub fn handle_path_seen(&mut self, now: Now, peer: PeerId, came: impl Into<Hop>, bytes: u32) {
+        let came = came.into();
+        let current = self.shared.peers.get(&peer).and_then(|peer| self.sas.get(&peer.current?));
+        if current.is_some_and(|sa| !self.shared.stream_keys.may_go(&sa.facts, came)) {
+            return;
+        }
         self.with_paths(now, |paths| paths.handle_path_seen(now.instant, peer, came, bytes));
     }
 
@@ -72,6 +77,12 @@ impl Endpoint {
         }
     }
 
+    /// Whether something can be sent there, and not into the tunnel.
+    pub fn reaches(&mut self, remote: SocketAddr) -> bool {
+        let hop = Hop::new(unspecified(remote, self.shared.config.nat_port), remote);
+        self.shared.paths.judge(hop).is_ok()
+    }
+
     /// Another registration at a relay: no stream is known, and this is the key by which it knows us.
     pub fn begin_streams(&mut self, own: Option<StreamKey>) {
         self.shared.stream_keys.begin(own);
@@ -103,7 +114,7 @@ impl Endpoint {
                 self.with_session(now, id, |session, ctx| {
                     session.want(Task::TellCandidates);
                     // What was in vain from there may not be from here.
-                    ctx.shared.paths.look_direct_anyway(now.instant, session.peer);
+                    ctx.shared.paths.look_direct_anyway(now.instant, session.peer, Moves::Nothing);
                 });
             }
         }

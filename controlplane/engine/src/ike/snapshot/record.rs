@@ -64,10 +64,12 @@ pub(super) fn write(out: &mut Out, clock: BootClock, sa: &IkeSa, paths: &Paths) 
         out.flag(flag);
     }
     // Whether it is childless matters in IKE_AUTH only.
-    let Features { fragmentation, intermediate, ppk, adit, mobike, childless: _, echo, split, candidates } = sa.facts.features;
+    let Features { fragmentation, intermediate, ppk, adit, mobike, childless: _, echo, split, candidates, stream_key } =
+        sa.facts.features;
     for flag in [fragmentation, intermediate, ppk, adit, mobike, echo, split, candidates] {
         out.flag(flag);
     }
+    out.bytes(stream_key.as_ref().map_or(&[], |key| key.as_slice()));
     out.time(clock, sa.created);
     write_window(out, sa);
     write_choice(out, &session.made.choice);
@@ -181,6 +183,7 @@ fn read_sa(ctx: &Ctx, clock: BootClock, input: &mut In) -> Decoded<(IkeSa, Place
         echo: input.flag()?,
         split: input.flag()?,
         candidates: input.flag()?,
+        stream_key: input.part()?.try_into().ok(),
     };
     sa.created = input.time(clock)?;
     Ok((sa, places))
