@@ -17,6 +17,7 @@ mod failover;
 mod hop;
 mod judge;
 mod loss;
+mod moves;
 mod mtu;
 mod origin;
 mod peer;
@@ -46,7 +47,7 @@ pub use origin::Origin;
 pub use status::PathStatus;
 
 pub(crate) use judge::{Fit, judge};
-pub(crate) use peer::Moves;
+pub(crate) use moves::Moves;
 pub(crate) use proof::Answered;
 
 use mtu::Mtu;

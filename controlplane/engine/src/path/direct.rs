@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 
 use adit_proto::control::PeerId;
 
+use super::Paths;
 use super::hop::Hop;
-use super::peer::{Moves, Proof};
-use super::{PathId, Paths};
+use super::moves::Moves;
 use crate::limits::UNPROVEN_PATHS_MAX;
 
 /// From the move into a stream, or one look, to the next one; each time twice as long, up to the last of these.
@@ -149,16 +149,6 @@ impl Paths {
             if !is_used && peer.looks.take(now) {
                 // One to which there is no way is passed over; it has its turn again.
                 let _ = self.look_with(now, id, hop, moves);
-            }
-        }
-    }
-
-    /// Everything goes by UDP from now on: what is still being asked has nothing to move any more.
-    pub(super) fn is_out_of_stream(&mut self, id: PeerId, used: PathId) {
-        let Some(peer) = self.peers.get_mut(&id).filter(|peer| peer.terms.candidates) else { return };
-        for path in PathId::all().filter(|path| *path != used) {
-            if let Some(Proof::Waits { moves, ours: true, .. }) = peer.get_mut(path).map(|entry| &mut entry.proof) {
-                *moves = Moves::Nothing;
             }
         }
     }

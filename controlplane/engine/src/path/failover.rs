@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use adit_proto::control::PeerId;
 
 use super::hop::Hop;
-use super::peer::{Entry, Moves, Proof};
+use super::moves::Moves;
+use super::peer::{Entry, Proof};
 use super::proof::proof_echo;
 use super::spares::{Spares, is_there};
 use super::{Paths, Terms, Unfit};

@@ -8,6 +8,7 @@ use crate::rate_limit::Bucket;
 
 use super::direct::Direct;
 use super::hop::{Hop, Site};
+use super::moves::Moves;
 use super::mtu::Mtu;
 use super::origin::Origin;
 use super::spares::Spares;
@@ -18,14 +19,6 @@ pub(super) const PROOF_TRIES: u8 = 4;
 pub(super) const PROOF_WAIT: Duration = Duration::from_millis(400);
 /// A path that the peer has not answered from for so long has to be proven again before anything moves to it: its address may be another's now.
 const PROOF_HOLDS: Duration = Duration::from_secs(30);
-
-/// What moves to a path once it is proven.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Moves {
-    Nothing,
-    Esp,
-    Both,
-}
 
 /// Whether the peer has shown that it receives there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

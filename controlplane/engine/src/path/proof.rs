@@ -7,7 +7,8 @@ use adit_proto::echo;
 
 use super::hop::Hop;
 use super::judge::Unfit;
-use super::peer::{Moves, PROOF_TRIES, PROOF_WAIT, PeerPaths, Proof, Wanted};
+use super::moves::Moves;
+use super::peer::{PROOF_TRIES, PROOF_WAIT, PeerPaths, Proof, Wanted};
 use super::{Follow, PathEvent, PathId, Paths, Terms, Wish};
 use crate::limits::{KEPT_FOR_REQUEST_MAX, UNPROVEN_PATHS_MAX};
 use crate::random::Random;
@@ -179,6 +180,16 @@ impl Paths {
         }
         self.set_timer(id);
         Ok(())
+    }
+
+    /// Everything goes by UDP from now on: what is still being asked has nothing to move any more.
+    pub(super) fn is_out_of_stream(&mut self, id: PeerId, used: PathId) {
+        let Some(peer) = self.peers.get_mut(&id).filter(|peer| peer.terms.candidates) else { return };
+        for path in PathId::all().filter(|path| *path != used) {
+            if let Some(Proof::Waits { moves, ours: true, .. }) = peer.get_mut(path).map(|entry| &mut entry.proof) {
+                *moves = Moves::Nothing;
+            }
+        }
     }
 
     /// An IKE request was answered. Gives where it is to be asked for a proof again, if this is none: by a request that goes there alone.
