@@ -40,7 +40,7 @@ fn over_relay(gateway: &Gateway) -> Result<u64> {
 /// Both meet over the relay while no UDP comes in, and one asks the other a hundred times a second; then UDP comes in, and they go direct.
 /// Says how many were not answered.
 fn goes_direct(apart: &mut Apart, ip_mode: bool) -> Result<u32> {
-    const PINGS: u32 = 3000;
+    const PINGS: u32 = 1500;
     apart.cut_udp()?;
     apart.start_relay()?;
     for gateway in &mut apart.lab.gateways[..RELAY] {
