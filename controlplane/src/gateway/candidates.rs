@@ -15,9 +15,8 @@ use crate::random;
 /// What is asked, and what peers are told.
 pub(super) struct Candidates {
     reflexive: Reflexive,
-    /// The servers that the relay has named, and those of them that can be asked.
+    /// The servers that the relay has named.
     named: Vec<SocketAddr>,
-    reached: Vec<SocketAddr>,
     /// Our addresses, as they were looked up last.
     own: Option<Vec<IpAddr>>,
     told: Vec<Candidate>,
@@ -29,14 +28,7 @@ const TELL_EVERY: Duration = Duration::from_secs(10);
 
 impl Default for Candidates {
     fn default() -> Candidates {
-        Candidates {
-            reflexive: Reflexive::new(random::system()),
-            named: Vec::new(),
-            reached: Vec::new(),
-            own: None,
-            told: Vec::new(),
-            told_at: None,
-        }
+        Candidates { reflexive: Reflexive::new(random::system()), named: Vec::new(), own: None, told: Vec::new(), told_at: None }
     }
 }
 
@@ -84,14 +76,13 @@ impl Gateway {
         let port = self.desired.config.listen.port();
         let (Some(ike), candidates) = (&mut self.ike, &mut self.candidates) else { return };
         let mut all = Vec::new();
-        let hosts_before = candidates.told.iter().filter(|one| one.kind == CandidateKind::Host).count();
         if self.desired.config.relay.is_some() {
             let is_new = candidates.own.is_none();
             let own = candidates.own.get_or_insert_with(|| ike.own_addresses());
             if is_new {
                 // What leads into the tunnel is asked by nobody.
-                candidates.reached = candidates.named.iter().copied().filter(|server| ike.reaches(*server)).collect();
-                candidates.reflexive.set_servers(Instant::now(), &candidates.reached);
+                let reached: Vec<SocketAddr> = candidates.named.iter().copied().filter(|server| ike.reaches(*server)).collect();
+                candidates.reflexive.set_servers(Instant::now(), &reached);
             }
             let seen = candidates.reflexive.addresses(own, port).into_iter().map(|address| (CandidateKind::Reflexive, address));
             let hosts = own.iter().map(|ip| (CandidateKind::Host, SocketAddr::new(*ip, port)));
@@ -100,10 +91,10 @@ impl Gateway {
             candidates.serve(Vec::new());
             candidates.reflexive.set_servers(Instant::now(), &[]);
         }
-        let hosts = all.iter().filter(|one| one.kind == CandidateKind::Host);
-        let is_moved = hosts.clone().count() != hosts_before || !hosts.clone().all(|one| candidates.told.contains(one));
+        let is_host = |one: &&Candidate| one.kind == CandidateKind::Host;
+        let is_moved = !all.iter().filter(is_host).eq(candidates.told.iter().filter(is_host));
         // The first word of a server is no change of its mind.
-        let is_first = candidates.told.iter().all(|one| one.kind == CandidateKind::Host);
+        let is_first = candidates.told.iter().all(|one| is_host(&one));
         let may = is_moved || is_first || all.is_empty() || candidates.told_at.is_none_or(|at| at.elapsed() >= TELL_EVERY);
         if candidates.told != all && may {
             ike.set_candidates(all.clone());

@@ -277,21 +277,16 @@ mod tests {
         }
     }
 
+    /// Of a peer without echoes and without MOBIKE.
+    const TERMS: Terms =
+        Terms { echo: false, split: false, ike: true, follow: Follow::Both, leads: false, local_fixed: false, candidates: false };
+
     /// A peer that reached us at `at`, and the source used after each of these sets of addresses.
     fn sources(at: &str, steps: &[&[&str]]) -> Vec<(String, bool)> {
         let machine = Machine::default();
         machine.has(steps[0]);
         let mut paths = Paths::new(Box::new(machine.clone()));
-        let terms = Terms {
-            echo: false,
-            split: false,
-            ike: true,
-            follow: Follow::Both,
-            leads: false,
-            local_fixed: false,
-            candidates: false,
-        };
-        paths.set_terms(PEER, terms);
+        paths.set_terms(PEER, TERMS);
         let hop = Hop::new(format!("{at}:4500").parse().unwrap(), "198.51.100.1:4500".parse().unwrap());
         paths.establish(instant(), PEER, hop, true).unwrap();
         let mut now = instant();
@@ -354,18 +349,7 @@ mod tests {
 
     /// A peer with so many paths on it, each on an address of its own.
     fn with_paths(paths: &mut Paths, id: PeerId, number: u8) {
-        paths.set_terms(
-            id,
-            Terms {
-                echo: false,
-                split: false,
-                ike: true,
-                follow: Follow::Both,
-                leads: false,
-                local_fixed: false,
-                candidates: false,
-            },
-        );
+        paths.set_terms(id, TERMS);
         for host in 0..number {
             let remote = SocketAddr::from(([198, 51, (id.0 % 200) as u8, host + 1], 4500));
             paths.establish(instant(), id, Hop::new("192.0.2.1:4500".parse().unwrap(), remote), true).unwrap();
